@@ -1,0 +1,1 @@
+"""Reads a run folder back: records, Pareto front, report, presets. Needs neither Ray nor torch."""

@@ -1,0 +1,147 @@
+"""The records that a run folder holds: what `search` writes and `analysis` reads.
+
+The field names are a contract with other programs (`front.json`, `trials.jsonl`): add, never rename.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Status = Literal["completed", "stopped", "infeasible", "failed", "running"]
+
+
+class Record(BaseModel):
+    """Base of all records. Unknown fields are kept, so that older readers pass newer files through."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class RungResult(Record):
+    """What a trial measured at one rung. Losses in nats per supervised token, memory in bytes."""
+
+    examples_seen: int
+    eval_loss: float
+    eval_loss_stderr: float
+    train_loss: float | None = None
+    train_seconds: float = 0.0
+
+
+class TrialRecord(Record):
+    """One trial: an element of ``trials`` in `front.json`, plus ``kind`` and its ``rungs``.
+
+    The measured fields are None until the first rung is reached. ``checkpoint`` is the folder of the newest
+    adapter checkpoint, relative to the run folder when it lies inside.
+    """
+
+    trial_id: str
+    kind: Literal["lora", "full"] = "lora"
+    status: Status = "running"
+    on_front: bool = False
+    config: dict[str, Any]
+    eval_loss: float | None = None
+    eval_loss_stderr: float | None = None
+    test_loss: float | None = None
+    peak_memory_bytes: int | None = None
+    memory_source: Literal["measured", "predicted"] | None = None
+    predicted_memory_bytes: int | None = None
+    examples_seen: int = 0
+    train_seconds: float = 0.0
+    tokens_per_second: float | None = None
+    trainable_parameters: int | None = None
+    seed: int = 0
+    error: str | None = None
+    mlflow_run_id: str | None = None
+    rungs: list[RungResult] = Field(default_factory=list)
+    checkpoint: str | None = None
+
+
+class Base(Record):
+    """The untouched model's loss on the validation split."""
+
+    eval_loss: float
+    eval_loss_stderr: float
+
+
+class Baseline(Record):
+    """Full fine-tuning on the same data and resource."""
+
+    kind: Literal["full"] = "full"
+    eval_loss: float
+    peak_memory_bytes: int
+    train_seconds: float
+    tokens_per_second: float
+
+
+class Headline(Record):
+    """The three measured claims for one trial against full fine-tuning.
+
+    ``retention`` = (base loss - trial loss) / (base loss - baseline loss); None when the baseline did not
+    improve on the base. ``memory_ratio`` = trial / baseline peak bytes; ``speedup`` = trial / baseline tokens
+    per second of training.
+    """
+
+    retention: float | None
+    memory_ratio: float
+    speedup: float
+    trial_id: str
+
+
+class Objective(Record):
+    """One minimised or maximised quantity."""
+
+    name: str
+    direction: Literal["min", "max"] = "min"
+
+
+class Front(Record):
+    """The content of `front.json`."""
+
+    schema_version: int = Field(1, alias="schema", serialization_alias="schema")
+    name: str
+    size: str
+    created: str
+    finished: bool
+    objectives: list[Objective] = Field(
+        default_factory=lambda: [Objective(name="eval_loss"), Objective(name="peak_memory_bytes")]
+    )
+    reference_point: dict[str, float]
+    hypervolume: float
+    base: Base | None = None
+    baseline: Baseline | None = None
+    headline: Headline | None = None
+    trials: list[TrialRecord]
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+
+class Event(Record):
+    """One line of `trials.jsonl`.
+
+    ``event`` is ``sweep`` (once per launch or resume: versions, machine, reference point), ``base``
+    (the untouched model's loss), or about one trial: ``started``, ``result`` (a rung was reached),
+    ``checkpoint``, ``ended`` (final status). Trial events carry the whole `TrialRecord` as it then stands, so
+    that the newest line of a trial is all there is to know about it.
+    """
+
+    event: Literal["sweep", "base", "started", "result", "checkpoint", "ended"]
+    time: str
+    trial: TrialRecord | None = None
+    base: Base | None = None
+    sweep: dict[str, Any] | None = None
+
+
+class RunPaths:
+    """The fixed file names inside a run folder."""
+
+    def __init__(self, run_dir: str | Path) -> None:
+        self.root = Path(run_dir)
+        self.sweep_yaml = self.root / "sweep.yaml"
+        self.trials_jsonl = self.root / "trials.jsonl"
+        self.front_json = self.root / "front.json"
+        self.report_html = self.root / "report.html"
+        self.front_png = self.root / "front.png"
+        self.optuna_db = self.root / "optuna.db"
+        self.mlflow_db = self.root / "mlflow.db"
+        self.mlartifacts = self.root / "mlartifacts"
+        self.tune = self.root / "tune"

@@ -1,0 +1,1 @@
+"""Decides what to run: configuration, space, sampler, scheduler, sweep."""

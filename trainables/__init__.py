@@ -1,0 +1,1 @@
+"""Runs one trial: base model, data, ColossalAI training loop, memory."""
