@@ -18,7 +18,9 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only the owner can read; a report is for sharing
+        os.chmod(
+            temporary, 0o644
+        )  # mkstemp makes files that only the owner can read; a report is for sharing
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

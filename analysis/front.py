@@ -22,15 +22,16 @@ def build_front(
 ) -> Front:
     """The front of a sweep, from nothing but its records (which stay as they are: the front holds copies).
 
-    Only completed LoRA trials with both objectives can be on the front. The completed full fine-tuning record
-    becomes ``baseline`` and is not among ``trials``. ``reference_point`` bounds the hypervolume, whose unit is
-    nat x byte.
+    Only completed LoRA trials with both objectives can be on the front. The completed full fine-tuning
+    record becomes ``baseline`` and is not among ``trials``. ``reference_point`` bounds the hypervolume, whose
+    unit is nat x byte.
     """
     lora = [trial.model_copy(update={"on_front": False}) for trial in trials if trial.kind == "lora"]
     members = _mark_front(lora)
     baseline = _baseline(trials)
     reference = (reference_point["eval_loss"], reference_point["peak_memory_bytes"])
     return Front(
+        schema=1,
         name=name,
         size=size,
         created=created,
@@ -87,16 +88,16 @@ def sweep_facts(events: Iterable[Event]) -> dict[str, Any]:
 def reference_point(events: Sequence[Event]) -> dict[str, float]:
     """The point that bounds the hypervolume, as the newest ``sweep`` event fixed it.
 
-    An ``eval_loss`` left open there is the untouched model's, or before that is known the largest loss seen (0.0
-    when there is none). A missing ``peak_memory_bytes`` is the largest peak seen.
+    An ``eval_loss`` left open there is the untouched model's, or before that is known the largest loss seen
+    (0.0 when there is none). A missing ``peak_memory_bytes`` is the largest peak seen.
     """
     stored = sweep_facts(events).get("reference_point") or {}
     trials = [event.trial for event in events if event.trial is not None]
     eval_loss, peak_memory_bytes = stored.get("eval_loss"), stored.get("peak_memory_bytes")
     if eval_loss is None:
-        base_losses = [event.base.eval_loss for event in events if event.base is not None]
-        seen = [trial.eval_loss for trial in trials if _finite(trial.eval_loss)]
-        eval_loss = base_losses[-1] if base_losses else max(seen, default=0.0)
+        bases = [event.base.eval_loss for event in events if event.base is not None]
+        seen = [trial.eval_loss for trial in trials if trial.eval_loss is not None]
+        eval_loss = bases[-1] if bases else max(filter(math.isfinite, seen), default=0.0)
     if peak_memory_bytes is None:
         peak_memory_bytes = max((trial.peak_memory_bytes or 0 for trial in trials), default=0)
     return {"eval_loss": eval_loss, "peak_memory_bytes": peak_memory_bytes}
@@ -141,11 +142,8 @@ def _baseline(trials: Iterable[TrialRecord]) -> Baseline | None:
 
 
 def _has_objectives(trial: TrialRecord) -> bool:
-    return _finite(trial.eval_loss) and trial.peak_memory_bytes is not None
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+    finite_loss = trial.eval_loss is not None and math.isfinite(trial.eval_loss)
+    return finite_loss and trial.peak_memory_bytes is not None
 
 
 def _point(trial: TrialRecord) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Point = Sequence[float]
 Points = Sequence[Point]
 
-# Below this normalised distance a point counts as on the line between the extremes: rounding noise, not a knee.
+# Below this normalised distance a point counts as on the line between the extremes: rounding, not a knee.
 _ON_THE_LINE = 1e-9
 
 
@@ -44,11 +44,11 @@ def dominates(a: Point, b: Point) -> bool:
 
 
 def nondominated_ranks(points: Points) -> list[int]:
-    """The number of the front each point is on: 0 for the Pareto front, 1 for the front once that is gone, ...
+    """The number of the front each point is on: 0 for the Pareto front, 1 for the front once that is gone.
 
-    In order of the first objective, a point is dominated by someone on front k exactly when k's smallest second
-    objective so far is not above its own; those minima ascend with k, so bisection finds the front: O(n log n)
-    (Jensen 2003, "Reducing the run-time complexity of multiobjective EAs", the two-objective case).
+    In order of the first objective, a point is dominated by someone on front k exactly when k's smallest
+    second objective so far is not above its own; those minima ascend with k, so bisection finds the front:
+    O(n log n) (Jensen 2003, "Reducing the run-time complexity of multiobjective EAs", two objectives).
 
     Raises:
         ValueError: a coordinate is NaN or infinite.
@@ -108,11 +108,12 @@ def hypervolume(points: Points, reference: Point) -> float:
 
 
 def knee_index(points: Points) -> int:
-    """Index of the front's knee: the point furthest below the straight line through the two extreme points.
+    """Index of the front's knee: the point furthest below the straight line through the two extremes.
 
-    Both objectives are min-max normalised over the front, so the choice does not depend on units (Das 1999, "On
-    characterizing the 'knee' of the Pareto curve based on normal-boundary intersection"). Equally far points: the
-    one of better quality. With no point strictly below the line (also: one or two points) the best-quality point.
+    Both objectives are min-max normalised over the front, so the choice does not depend on units (Das 1999,
+    "On characterizing the 'knee' of the Pareto curve based on normal-boundary intersection"). Among equally
+    far points it is the one of better quality. With no point strictly below the line (also: with one or two
+    points) it is the best-quality point.
 
     Raises:
         ValueError: no points, a coordinate that is NaN or infinite, or a point that another one dominates.

@@ -11,7 +11,8 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from search.errors import InputError
 from search.sizes import load_profile
-from search.space import SearchSpace
+from search.space import SearchSpace, parse_dimension
+from search.tracking_client import redact
 from search.units import parse_duration, parse_memory
 from search.yaml_io import parse_yaml, read_yaml_mapping
 from trainables.settings import Architecture, DataSettings, ExecutionSettings, Settings, TrialConfig
@@ -66,10 +67,13 @@ class SweepConfig(Settings):
     def _check_resource_and_space(self) -> Self:
         if self.max_examples < self.reduction_factor ** (self.rung_count - 1):
             raise ValueError(
-                f"max_examples {self.max_examples} is too few for {self.rung_count} rungs with reduction factor "
-                f"{self.reduction_factor}: at least {self.reduction_factor ** (self.rung_count - 1)}"
+                f"max_examples {self.max_examples} is too few for {self.rung_count} rungs with reduction "
+                f"factor {self.reduction_factor}: at least {self.reduction_factor ** (self.rung_count - 1)}"
             )
         SearchSpace(self.space)
+        for name, value in self.recommended.items():
+            if parse_dimension(name, value, "recommended").size() != 1:
+                raise ValueError(f"recommended.{name}: is one value, not {value!r}")
         return self
 
     @property
@@ -91,6 +95,8 @@ class SweepConfig(Settings):
         """What `sweep.yaml` holds: every field, resolved, credentials of the tracking address removed."""
         content = self.model_dump(mode="json")
         content["space"] = self.search_space.to_yaml()
+        if self.tracking_uri:
+            content["tracking_uri"] = redact(self.tracking_uri).replace("://***@", "://")
         return content
 
 
@@ -106,9 +112,15 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             merged[key] = {**merged[key], **value}
         else:
             merged[key] = value
-    if {"alpha", "alpha_ratio"} <= set(merged.get("space") or {}) and isinstance(over.get("space"), Mapping):
-        merged["space"].pop("alpha_ratio" if "alpha" in over["space"] else "alpha", None)
+    given = {"alpha", "alpha_ratio"} & set(_mapping(over.get("space")))
+    if len(given) == 1:  # two ways to say one thing: the later one stands
+        dropped = "alpha" if given == {"alpha_ratio"} else "alpha_ratio"
+        merged["space"] = {name: value for name, value in merged["space"].items() if name != dropped}
     return merged
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
@@ -125,7 +137,7 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         parts = key.strip().split(".")
         if not equals or not all(parts) or len(parts) > 2:
-            raise InputError(f"--set {text!r}: expected key=value or section.key=value, such as space.rank=[4,8,16]")
+            raise InputError(f"--set {text!r}: expected key=value or section.key=value, such as trials=8")
         parsed = parse_yaml(value, f"--set {text!r}")
         result = merge(result, {parts[0]: {parts[1]: parsed}} if len(parts) == 2 else {parts[0]: parsed})
     return result
@@ -167,13 +179,16 @@ def resolve_config(
     from_set = parse_overrides(overrides)
     chosen = size or from_set.get("size") or from_file.get("size") or DEFAULT_SIZE
     merged = load_profile(str(chosen)).sweep_defaults()
+    if from_file.get("size", chosen) != chosen and {"base_model", "architecture"} & set(from_file):
+        raise InputError(f"{config_file}: describes a model of size {from_file['size']}, not {chosen}")
     for source in (from_file, {k: v for k, v in (flags or {}).items() if v is not None}, from_set):
+        base_model = merged["base_model"]
         merged = merge(merged, source)
+        if merged["base_model"] != base_model and "base_model_sha256" not in source:
+            merged.pop("base_model_sha256", None)  # another file has another checksum
     merged["size"] = chosen
     merged.setdefault("name", str(chosen))
     try:
         return SweepConfig.model_validate(merged)
     except ValidationError as error:
         raise InputError(explain(error)) from error
-    except InputError as error:
-        raise InputError(str(error)) from error

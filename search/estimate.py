@@ -9,8 +9,8 @@ from search.device_memory import device_memory_bytes as device_memory_bytes
 from search.device_memory import required_bytes
 from search.errors import InputError
 from search.estimate_table import print_estimate as print_estimate
-from trainables.layer_memory import linear_shapes
-from trainables.memory_model import Device, Kind, count_parameters, predict_peak, trainable_parameters
+from trainables.memory_model import Device, Kind, predict_peak
+from trainables.parameter_counts import count_parameters, linear_shapes, trainable_parameters
 from trainables.settings import Architecture, ExecutionSettings, TrialConfig
 
 GRID_RANKS = (4, 8, 16, 32, 64, 128)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from search.estimate import EstimateResult, Fit
 
-_BAR_WIDTH = 24
+_BAR_WIDTH = 14
 
 
 def print_estimate(result: "EstimateResult", console: "Console") -> None:
@@ -60,7 +60,7 @@ def _breakdown_table(result: "EstimateResult") -> "Table":
     from rich.table import Table
 
     table = Table(show_footer=True)
-    table.add_column("peak memory by category", "peak")
+    table.add_column("peak memory", "total")
     sides = (("LoRA", result.lora), ("full fine-tuning", result.full))
     for title, side in sides:
         table.add_column(title, format_memory(side.peak_bytes), justify="right")

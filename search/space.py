@@ -1,8 +1,8 @@
 """The search space: what each dimension may be, and how a point of it becomes a trial config.
 
 A dimension is written in YAML (and in `--set`) as a scalar (fixed), a list (choices) or a mapping
-``{low, high, log, step}`` (a range). All names but ``alpha_ratio`` are fields of `TrialConfig`; ``alpha_ratio`` is
-alpha / rank, which is searched instead of alpha because the scale of an adapter is alpha / rank.
+``{low, high, log, step}`` (a range). All names but ``alpha_ratio`` are fields of `TrialConfig`;
+``alpha_ratio`` is alpha / rank, which is searched instead of alpha because that is the scale of an adapter.
 """
 
 import math
@@ -18,16 +18,19 @@ from trainables.settings import TrialConfig
 Value = int | float | str | bool
 DIMENSION_NAMES = ("alpha_ratio", *TrialConfig.model_fields)
 _RANGE_KEYS = {"low", "high", "log", "step"}
+STEP_TOLERANCE = 1e-9  # in steps: (0.3 - 0.0) / 0.1 is 2.9999999999999996
 
 
-def _check_value(name: str, value: Any) -> Value:
+def _check_value(name: str, value: Any, section: str = "space") -> Value:
     """``value`` as the type of its config field, or an InputError that says what is allowed."""
     field = "alpha" if name == "alpha_ratio" else name
     try:
         checked: Value = getattr(TrialConfig.model_validate({field: value}), field)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise InputError(f"space.{name}: {value!r} is not allowed: {reason}") from error
+        raise InputError(f"{section}.{name}: {value!r} is not allowed: {reason}") from error
+    if checked == math.inf:
+        raise InputError(f"{section}.{name}: {value!r} is not allowed: Input should be a finite number")
     return checked
 
 
@@ -84,13 +87,22 @@ class Range:
         return suggested
 
     def contains(self, value: Any) -> bool:
-        """Whether the dimension admits ``value``."""
-        return isinstance(value, int | float) and self.low <= value <= self.high
+        """Whether the dimension admits ``value``: between the ends and, where there are steps, on one."""
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not self.low <= value <= self.high:
+            return False
+        steps = (value - self.low) / self._step if self._step else 0.0
+        return math.isclose(steps, round(steps), abs_tol=STEP_TOLERANCE)
+
+    @property
+    def _step(self) -> float | None:
+        return self.step or (1 if self.integer else None)
 
     def size(self) -> float:
         """How many values there are (infinite for a continuous range)."""
-        step = self.step or (1 if self.integer else None)
-        return math.inf if step is None else math.floor((self.high - self.low) / step) + 1
+        if self._step is None:
+            return math.inf
+        return math.floor((self.high - self.low) / self._step + STEP_TOLERANCE) + 1
 
     def to_yaml(self) -> Any:
         """The way a person would write it."""
@@ -106,36 +118,54 @@ class Range:
 Dimension = Choices | Range
 
 
-def _parse_range(name: str, raw: Mapping[str, Any]) -> Range:
+def _parse_range(name: str, raw: Mapping[str, Any]) -> Dimension:
     if not {"low", "high"} <= set(raw) <= _RANGE_KEYS:
-        raise InputError(f"space.{name}: a range takes low, high and optionally log and step, not {sorted(raw)}")
+        raise InputError(f"space.{name}: a range takes low, high and perhaps log and step, not {list(raw)}")
     low, high = _check_value(name, raw["low"]), _check_value(name, raw["high"])
     if isinstance(low, bool | str) or isinstance(high, bool | str):
         raise InputError(f"space.{name}: takes a list of choices, not a range")
     if low > high:
         raise InputError(f"space.{name}: low {low} is above high {high}")
-    log, step = bool(raw.get("log", False)), raw.get("step")
+    log, step = raw.get("log", False), raw.get("step")
+    integer = isinstance(low, int) and isinstance(high, int)
+    if not isinstance(log, bool):
+        raise InputError(f"space.{name}: log is true or false, not {log!r}")
     if log and low <= 0:
         raise InputError(f"space.{name}: a log scale needs low above 0, not {low}")
-    if step is not None and (log or not isinstance(step, int | float) or step <= 0):
-        raise InputError(f"space.{name}: step must be a positive number, and not with log, not {step!r}")
-    return Range(name, low, high, log, step, isinstance(low, int) and isinstance(high, int))
+    if step is not None and (log or not _is_step(step, integer)):
+        kind = "whole number" if integer else "number"
+        raise InputError(f"space.{name}: step must be a positive {kind}, and not with log, not {step!r}")
+    if step is not None:
+        high = _last_step(low, high, step)
+    return Choices(name, (low,)) if low == high else Range(name, low, high, log, step, integer)
 
 
-def parse_dimension(name: str, raw: Any) -> Dimension:
-    """A dimension from its YAML form.
+def _last_step(low: Any, high: Any, step: Any) -> Any:
+    """The highest ``low`` + n ``step`` up to ``high`` (Optuna would take it too, with a warning)."""
+    last = low + math.floor((high - low) / step + STEP_TOLERANCE) * step
+    return high if math.isclose(last, high) else round(last, 12)
+
+
+def _is_step(step: Any, integer: bool) -> bool:
+    allowed = (int,) if integer else (int, float)
+    return isinstance(step, allowed) and not isinstance(step, bool) and 0 < step < math.inf
+
+
+def parse_dimension(name: str, raw: Any, section: str = "space") -> Dimension:
+    """A dimension from its YAML form; ``section`` is where in the configuration it stands.
 
     Raises:
         InputError: unknown name, empty list, or a value its config field refuses.
     """
     if name not in DIMENSION_NAMES:
-        raise InputError(f"unknown search dimension {name!r}; there are: {', '.join(sorted(DIMENSION_NAMES))}")
+        names = ", ".join(sorted(DIMENSION_NAMES))
+        raise InputError(f"unknown search dimension {name!r}; there are: {names}")
     if isinstance(raw, Mapping):
         return _parse_range(name, raw)
     values = raw if isinstance(raw, list | tuple) else [raw]
     if not values:
-        raise InputError(f"space.{name}: an empty list leaves nothing to choose")
-    return Choices(name, tuple(dict.fromkeys(_check_value(name, value) for value in values)))
+        raise InputError(f"{section}.{name}: an empty list leaves nothing to choose")
+    return Choices(name, tuple(dict.fromkeys(_check_value(name, value, section) for value in values)))
 
 
 class SearchSpace:
@@ -145,6 +175,14 @@ class SearchSpace:
         if "alpha" in raw and "alpha_ratio" in raw:
             raise InputError("space: give alpha or alpha_ratio (alpha / rank), not both")
         self.dimensions = {name: parse_dimension(name, raw[name]) for name in sorted(raw)}
+        try:
+            self.to_config(self._fixed())
+        except ValidationError as error:
+            raise InputError(f"space: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from error
+
+    def _fixed(self) -> dict[str, Value]:
+        choices = [d for d in self.dimensions.values() if isinstance(d, Choices) and d.size() == 1]
+        return {dimension.name: dimension.values[0] for dimension in choices}
 
     def suggest(self, trial: Any) -> dict[str, Value]:
         """One point of the space from an Optuna trial."""
@@ -159,7 +197,7 @@ class SearchSpace:
         values = dict(point)
         if "alpha_ratio" in values:
             rank = values.get("rank", TrialConfig.model_fields["rank"].default)
-            values["alpha"] = values.pop("alpha_ratio") * rank
+            values.setdefault("alpha", values.pop("alpha_ratio") * rank)
         return TrialConfig.model_validate(values)
 
     def restrict(self, point: Mapping[str, Any]) -> dict[str, Any]:

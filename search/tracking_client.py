@@ -1,4 +1,4 @@
-"""MLflow's client, made quiet and quick to give up, and what its errors mean, in words without credentials."""
+"""MLflow's client, made quiet and quick to give up; what its errors mean, without credentials."""
 
 import logging
 import os

@@ -18,10 +18,9 @@ _FORMS = "http(s)://HOST:PORT, sqlite:////FOLDER/mlflow.db, another database's a
 
 def local_tracking(paths: RunPaths) -> tuple[str, Path]:
     """Address and artifact folder of the store inside a run folder: SQLite, as MLflow 3 has no file store."""
-    from sqlalchemy import URL
-
-    address = URL.create("sqlite", database=str(paths.mlflow_db.resolve()))  # quotes what a path may hold
-    return address.render_as_string(), paths.mlartifacts.resolve()
+    # Only what an address cannot hold is quoted: MLflow makes the parent folder of the path as it is written.
+    path = str(paths.mlflow_db.resolve()).replace("%", "%25").replace("?", "%3F")
+    return f"sqlite:///{path}", paths.mlartifacts.resolve()
 
 
 def check_tracking(uri: str) -> None:

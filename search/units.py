@@ -1,5 +1,6 @@
 """Memory sizes and durations: bytes and seconds inside, GiB and minutes for people."""
 
+import math
 import re
 
 from search.errors import InputError
@@ -14,7 +15,7 @@ _BYTES_PER_UNIT = {
 }  # fmt: skip
 _SECONDS_PER_UNIT = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _NUMBER_WITH_UNIT = re.compile(r"([0-9]*\.?[0-9]+)\s*([a-z]*)")
-_DURATION_PART = re.compile(r"([0-9]*\.?[0-9]+)\s*(min|s|m|h|d)")
+_DURATION_PART = re.compile(r"([0-9]*\.?[0-9]+)\s*(min|s|m|h|d)\s*")
 
 
 def parse_memory(text: str | int | float) -> int:
@@ -27,9 +28,10 @@ def parse_memory(text: str | int | float) -> int:
     1536
     """
     match = _NUMBER_WITH_UNIT.fullmatch(str(text).strip().lower())
-    if match is None or match[2] not in _BYTES_PER_UNIT or float(match[1]) <= 0:
-        raise InputError(f"memory size {text!r} is not a positive number with a unit such as 24GiB, 500MiB or 24GB")
-    return round(float(match[1]) * _BYTES_PER_UNIT[match[2]])
+    size = float(match[1]) * _BYTES_PER_UNIT.get(match[2], 0) if match else 0.0
+    if not 0.5 < size < math.inf:  # also less than a byte, and an unknown unit
+        raise InputError(f"memory size {text!r} is not a positive number with a unit, such as 24GiB or 500MB")
+    return round(size)
 
 
 def format_memory(size_bytes: float) -> str:
@@ -52,14 +54,14 @@ def parse_duration(text: str | int | float) -> float:
     >>> parse_duration("1h30m")
     5400.0
     """
-    cleaned = str(text).strip().lower().replace(" ", "")
+    cleaned = str(text).strip().lower()
     if re.fullmatch(r"[0-9]*\.?[0-9]+", cleaned):
         seconds = float(cleaned)
     elif cleaned and not _DURATION_PART.sub("", cleaned):
         seconds = sum(float(n) * _SECONDS_PER_UNIT[u] for n, u in _DURATION_PART.findall(cleaned))
     else:
         seconds = 0.0
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise InputError(f"duration {text!r} is not a positive time such as 45s, 30m or 1h30m")
     return seconds
 

@@ -13,9 +13,13 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader that also knows floats without a dot: YAML 1.1 reads ``1e-3`` as text."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes whatever text `_Loader` would read as a number (a name such as ``1e3``)."""
+
+
+_FLOAT = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -25,11 +29,14 @@ def parse_yaml(text: str, where: str) -> Any:
         InputError: not valid YAML; the message starts with ``where`` and names the line.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"{where}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise InputError(f"{where}{line}: not valid YAML: {problem}") from error
+    except (ValueError, RecursionError) as error:  # the date 2026-13-45; a thousand brackets
+        raise InputError(f"{where}: not valid YAML: {error}") from error
 
 
 def read_yaml_mapping(path: Path) -> dict[str, Any]:
@@ -50,4 +57,7 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
 
 def dump_yaml(content: dict[str, Any]) -> str:
     """YAML text in the given key order, lists of scalars on one line."""
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    text: str = yaml.dump(
+        content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110
+    )
+    return text

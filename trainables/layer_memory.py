@@ -7,10 +7,13 @@ head_dim, I MLP width, r rank; a linear module maps i to o features.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from trainables.plugin_memory import FP32_BYTES, Device
+from trainables.parameter_counts import LinearShape, linear_shapes
+from trainables.plugin_memory import FP32_BYTES
 from trainables.settings import Architecture
+
+Device = Literal["cuda", "cpu"]
 
 # The tensor that each linear module reads. Modules with one source can share what they save of it.
 _SOURCE = {
@@ -22,33 +25,6 @@ _SOURCE = {
     "up_proj": "mlp input",
     "down_proj": "mlp product",
 }
-
-
-class LinearShape(NamedTuple):
-    """Features in and out of a linear module, and the number of its weights."""
-
-    inputs: int
-    outputs: int
-
-    @property
-    def weights(self) -> int:
-        """Weights, without a bias."""
-        return self.inputs * self.outputs
-
-
-def linear_shapes(arch: Architecture) -> dict[str, LinearShape]:
-    """The seven linear modules of a Llama layer, by leaf name."""
-    hidden, width = arch.hidden_size, arch.intermediate_size
-    attended, key_value = arch.num_heads * arch.head_dim, arch.num_kv_heads * arch.head_dim
-    return {
-        "q_proj": LinearShape(hidden, attended),
-        "k_proj": LinearShape(hidden, key_value),
-        "v_proj": LinearShape(hidden, key_value),
-        "o_proj": LinearShape(attended, hidden),
-        "gate_proj": LinearShape(hidden, width),
-        "up_proj": LinearShape(hidden, width),
-        "down_proj": LinearShape(width, hidden),
-    }
 
 
 class LinearMemory(NamedTuple):
@@ -253,7 +229,7 @@ class LayerPass:
 
     def _unsaved_in_first(self) -> int:
         """Everything in front of the first adapter, and what only serves the gradient of its input."""
-        if self.full or self.checkpointing:
+        if self.full:
             return 0
         unsaved = 0
         for before, names in (

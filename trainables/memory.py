@@ -170,28 +170,19 @@ def preserved_training_state(model: nn.Module, optimizer: Any, lr_scheduler: Any
 
     Kept are the trainable parameters, buffers and gradients of ``model`` (None stays None), the state and
     hyperparameters of ``optimizer`` (the innermost one if it is a Booster's wrapper), ``lr_scheduler`` and
-    the random states of Python, NumPy and PyTorch. The copies lie on the parameters' devices, so on CUDA they
-    are part of the allocator's peak.
+    the random states of Python, NumPy and PyTorch. The copies lie in the host's memory, so that they are no
+    part of a CUDA device's peak.
     """
     optimizer = _innermost(optimizer)
-    groups = [
-        {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
-    ]
-    states = {parameter: copy.deepcopy(state) for parameter, state in optimizer.state.items()}
     schedule = copy.deepcopy(lr_scheduler.state_dict()) if lr_scheduler is not None else None
-    restore_tensors = _remember_tensors(model, optimizer)
-    restore_random = _remember_random_state()
+    undo = [_remember_random_state(), _remember_parameters(model, optimizer), _remember_optimizer(optimizer)]
     try:
         yield
     finally:
-        restore_random()
-        restore_tensors()
         if schedule is not None:
             lr_scheduler.load_state_dict(schedule)
-        optimizer.state.clear()
-        optimizer.state.update(states)
-        for group, saved in zip(optimizer.param_groups, groups, strict=True):
-            group.update(saved)
+        for restore in undo:
+            restore()
 
 
 def _innermost(optimizer: Any) -> torch.optim.Optimizer:
@@ -201,23 +192,48 @@ def _innermost(optimizer: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _remember_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-    """Copies now; the function that it returns puts them back into the same tensors."""
+def _remember_values(tensors: list[Tensor]) -> Callable[[], None]:
+    """Copies the values now; the function that it returns puts them back into the same tensors."""
+    copies = [tensor.detach().to("cpu", copy=True) for tensor in tensors]
+
+    def restore() -> None:
+        with torch.no_grad():
+            for tensor, saved in zip(tensors, copies, strict=True):
+                tensor.copy_(saved)
+
+    return restore
+
+
+def _remember_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    in_optimizer = [
-        parameter for group in optimizer.param_groups for parameter in group["params"]
-    ]  # fp32 masters
-    parameters = list({id(parameter): parameter for parameter in [*trainable, *in_optimizer]}.values())
+    masters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = list({id(parameter): parameter for parameter in [*trainable, *masters]}.values())
     gradients = [parameter.grad for parameter in parameters]
-    tensors = [*parameters, *model.buffers(), *(gradient for gradient in gradients if gradient is not None)]
-    copies = [tensor.detach().clone() for tensor in tensors]
+    existing = [gradient for gradient in gradients if gradient is not None]
+    restore_values = _remember_values([*parameters, *model.buffers(), *existing])
 
     def restore() -> None:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        with torch.no_grad():
-            for tensor, saved in zip(tensors, copies, strict=True):
-                tensor.copy_(saved)
+        restore_values()
+
+    return restore
+
+
+def _remember_optimizer(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    groups = [
+        {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+    ]
+    states = {parameter: dict(state) for parameter, state in optimizer.state.items()}
+    values = [value for state in states.values() for value in state.values()]
+    restore_values = _remember_values([value for value in values if isinstance(value, Tensor)])
+
+    def restore() -> None:
+        restore_values()
+        optimizer.state.clear()
+        optimizer.state.update(states)
+        for group, saved in zip(optimizer.param_groups, groups, strict=True):
+            group.update(saved)
 
     return restore
 

@@ -123,7 +123,7 @@ class TrialSpec(Settings):
     ``kind`` is ``lora``, or ``full`` for the full fine-tuning baseline (its ``config`` then only gives
     learning rate, batch size and schedule). ``rungs`` are numbers of examples, ascending; the last one is the
     full resource. ``target_modules`` are leaf module names. ``evaluate_base`` asks this trial to also evaluate
-    the untouched model once for the sweep.
+    the untouched model once for the sweep. ``resume_from`` is a checkpoint folder to go on from.
     """
 
     trial_id: str
@@ -135,3 +135,4 @@ class TrialSpec(Settings):
     base_model_path: str
     seed: int = 0
     evaluate_base: bool = False
+    resume_from: str | None = None

@@ -13,8 +13,9 @@ from trainables.settings import Architecture, DataSettings, ExecutionSettings, S
 class Profile(Settings):
     """What lorafront knows about a model size before it has seen your data.
 
-    ``hardware`` says in words what the profile is meant for. The other fields are defaults of the sweep's
-    configuration of the same name; ``recommended`` is the point of the space that is tried first.
+    ``hardware`` says in words what the profile is meant for: the machine, then what else is needed after a
+    semicolon. The other fields are defaults of the sweep's configuration of the same name; ``recommended`` is
+    the point of the space that is tried first.
     """
 
     size: str
@@ -41,8 +42,9 @@ class Profile(Settings):
 
 def size_names() -> list[str]:
     """The names of all sizes, smallest model first."""
-    names = [f.name.removesuffix(".yaml") for f in resources.files(__name__).iterdir() if f.name.endswith(".yaml")]
-    return sorted(names, key=lambda name: load_profile(name, check=False).parameters)
+    files = [file.name for file in resources.files(__name__).iterdir()]
+    names = [name.removesuffix(".yaml") for name in files if name.endswith(".yaml")]
+    return sorted(names, key=lambda name: load_profile(name).parameters)
 
 
 def profile_text(size: str) -> str:
@@ -57,14 +59,14 @@ def profile_text(size: str) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def load_profile(size: str, *, check: bool = True) -> Profile:
+def load_profile(size: str) -> Profile:
     """A size's profile.
 
     Raises:
-        InputError: there is no such size (when ``check``), or its file is broken.
+        InputError: there is no such size, or its file is broken.
     """
-    text = profile_text(size) if check else (resources.files(__name__) / f"{size}.yaml").read_text(encoding="utf-8")
     try:
-        return Profile.model_validate(parse_yaml(text, f"sizes/{size}.yaml"))
+        return Profile.model_validate(parse_yaml(profile_text(size), f"sizes/{size}.yaml"))
     except ValidationError as error:
-        raise InputError(f"sizes/{size}.yaml: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from error
+        first = error.errors()[0]
+        raise InputError(f"sizes/{size}.yaml: {first['loc']}: {first['msg']}") from error

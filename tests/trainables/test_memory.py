@@ -266,3 +266,14 @@ def test_cuda_peak_is_the_most_ever_allocated() -> None:
     assert memory.reserved_bytes >= memory.peak_bytes
     assert memory.outside_allocator_bytes is not None
     assert memory.outside_allocator_bytes > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_preserving_takes_no_memory_of_a_cuda_device() -> None:
+    training = ScheduledTraining()
+    training.model.cuda()
+    reset_cuda_peak(0)
+    start_bytes = torch.cuda.memory_allocated(0)
+    with preserved_training_state(training.model, training.optimizer, training.scheduler):
+        assert read_cuda_peak(0).peak_bytes == start_bytes

@@ -1,0 +1,229 @@
+"""What the report says, as plain data for its template: no HTML here."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from analysis.headline import recommended
+from analysis.records import TrialRecord
+from analysis.results import Run
+from analysis.tables import ordered_trials
+from analysis.text import MISSING, label_of, loss_text, number_text, ordered_config, varying_keys
+from search.units import format_duration, format_memory
+
+_STATUSES = ("completed", "stopped", "infeasible", "failed", "running")
+_ALWAYS_SHOWN = ("rank", "alpha", "targets", "learning_rate", "batch_size")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table cell: its text, and what it sorts by (None sorts last)."""
+
+    text: str
+    sort: float | str | None
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial in the table."""
+
+    trial: TrialRecord
+    marks: str
+    cells: list[Cell]
+
+
+def status_counts(run: Run) -> dict[str, int]:
+    """How many LoRA trials ended in which way, only those that occur, in a fixed order."""
+    counts = Counter(trial.status for trial in run.front.trials)
+    return {status: counts[status] for status in _STATUSES if counts[status]}  # type: ignore[index]
+
+
+def sweep_rows(run: Run) -> list[tuple[str, str]]:
+    """What was swept, on what and with what: headings and texts, leaving out what is not known."""
+    config, sweep = run.config, run.sweep
+    rows = [
+        ("Base model", _text(sweep.get("base_model") or config.get("base_model"))),
+        ("Size profile", run.front.size),
+        ("Data", _data_text(run)),
+        ("Sequence length", _unit(run.section("data").get("seq_len"), "tokens")),
+        ("Resource", _resource_text(run)),
+        ("Scheduling", _scheduling_text(config)),
+        ("Search space", "\n".join(f"{label_of(key)}: {_space_text(value)}" for key, value in _space(run))),
+        ("Memory budget", _formatted(config.get("memory_budget"), format_memory)),
+        ("Time budget", _formatted(config.get("time_budget"), format_duration)),
+        ("Execution", _execution_text(run.section("execution"))),
+        ("Seed", _text(config.get("seed"))),
+        ("Device", _text(sweep.get("device"))),
+        ("Started", run.front.created),
+        ("Git commit", _text(sweep.get("git_commit"))),
+        (
+            "Versions",
+            ", ".join(f"{name} {version}" for name, version in _mapping(sweep.get("versions")).items()),
+        ),
+    ]
+    return [(heading, text) for heading, text in rows if text]
+
+
+def settings_rows(trial: TrialRecord) -> list[tuple[str, str]]:
+    """The whole config of a trial for people."""
+    return [(label_of(key), number_text(value)) for key, value in ordered_config(trial.config).items()]
+
+
+def measured_rows(trial: TrialRecord) -> list[tuple[str, str]]:
+    """What was measured of a trial."""
+    source = f" ({trial.memory_source})" if trial.memory_source else ""
+    rows = [
+        ("eval loss", loss_text(trial.eval_loss, trial.eval_loss_stderr)),
+        ("test loss", loss_text(trial.test_loss) if trial.test_loss is not None else ""),
+        ("peak memory", _formatted(trial.peak_memory_bytes, format_memory) + source),
+        ("speed", _unit(trial.tokens_per_second, "tokens/s")),
+        ("trainable parameters", _unit(trial.trainable_parameters, "")),
+        ("training time", format_duration(trial.train_seconds)),
+    ]
+    return [(heading, text) for heading, text in rows if text]
+
+
+def selection_text(run: Run) -> str:
+    """From how much the recommended trial was picked, and what that does to its loss."""
+    best = recommended(run.front)
+    if best is None:
+        return ""
+    with_loss = [trial for trial in run.front.trials if trial.rungs]
+    evaluations = sum(len(trial.rungs) for trial in with_loss)
+    completed = sum(trial.status == "completed" for trial in run.front.trials)
+    held_out = _mapping(run.sweep.get("data")).get("validation")
+    examples = f" on the same {held_out} validation examples" if held_out else ""
+    text = (
+        f"Picked from {completed} completed of {len(run.front.trials)} LoRA trials, after {evaluations} "
+        f"evaluations{examples}. The best of many looks a little better than it is."
+    )
+    if best.test_loss is None:
+        return f"{text} Its loss on unseen test examples was not measured."
+    return f"{text} On test examples that the search never saw its loss is {loss_text(best.test_loss)}."
+
+
+def commands(run: Run) -> list[tuple[str, str]]:
+    """What to type to run the sweep again and to use its result."""
+    folder = quote(str(run.paths.root))
+    again = run.sweep.get("command") or f"lorafront sweep --config {quote(str(run.paths.sweep_yaml))}"
+    rows = [("Run this sweep again", str(again)), ("Rebuild this report", f"lorafront report {folder}")]
+    if recommended(run.front) is not None:
+        preset = quote(f"presets/{Path(run.front.name).name or 'preset'}")
+        rows += [
+            ("Export the recommended config", f"lorafront export {folder} --pick knee --to {preset}"),
+            (
+                "Export the best that fits a memory",
+                f"lorafront export {folder} --pick under:16GiB --to {preset}",
+            ),
+        ]
+    return rows
+
+
+def table_columns(run: Run) -> list[str]:
+    """Config keys that get a column: the best-known ones, and all others that differ between trials."""
+    present = {key for trial in run.front.trials for key in trial.config}
+    first = [key for key in _ALWAYS_SHOWN if key in present]
+    return first + [key for key in varying_keys(run.front.trials) if key not in first]
+
+
+def table_rows(run: Run) -> list[Row]:
+    """All trials, front members first, full fine-tuning last."""
+    trials = ordered_trials(run.front)
+    if run.full_trial is not None:
+        trials.append(run.full_trial)
+    best = recommended(run.front)
+    columns = table_columns(run)
+    return [_row(trial, columns, is_best=trial is best) for trial in trials]
+
+
+def _row(trial: TrialRecord, columns: list[str], *, is_best: bool) -> Row:
+    is_full = trial.kind == "full"
+    config = {"targets": "every weight", **trial.config} if is_full else trial.config
+    peak, predicted = trial.peak_memory_bytes, trial.predicted_memory_bytes
+    memory = (
+        format_memory(peak) if peak is not None else f"~{format_memory(predicted)}" if predicted else MISSING
+    )
+    measured = [
+        Cell(loss_text(trial.eval_loss, trial.eval_loss_stderr), trial.eval_loss),
+        Cell(loss_text(trial.test_loss), trial.test_loss),
+        Cell(memory, peak if peak is not None else predicted),
+        Cell(_unit(trial.tokens_per_second, "") or MISSING, trial.tokens_per_second),
+        Cell(str(trial.examples_seen), trial.examples_seen),
+        Cell(format_duration(trial.train_seconds), trial.train_seconds),
+    ]
+    marks = "◆" if is_full else "★" if is_best else "●" if trial.on_front else ""
+    return Row(trial, marks, [_cell(config.get(key)) for key in columns] + measured)
+
+
+def _cell(value: Any) -> Cell:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return Cell(number_text(value), value if is_number or value is None else str(value), numeric=is_number)
+
+
+def _data_text(run: Run) -> str:
+    config, facts = run.section("data"), _mapping(run.sweep.get("data"))
+    source = _text(facts.get("source") or config.get("source"))
+    counts = [
+        f"{facts[split]:,} {split}" for split in ("train", "validation", "test") if _is_int(facts.get(split))
+    ]
+    parts = [source, f"{', '.join(counts)} examples" if counts else ""]
+    parts.append(f"fingerprint {facts['fingerprint']}" if facts.get("fingerprint") else "")
+    return "\n".join(part for part in parts if part)
+
+
+def _resource_text(run: Run) -> str:
+    rungs = sorted({rung.examples_seen for trial in run.front.trials for rung in trial.rungs})
+    full = run.config.get("max_examples")
+    parts = [f"{full} training examples per trial" if full else ""]
+    parts.append(f"evaluated after {', '.join(map(str, rungs))}" if rungs else "")
+    return ", ".join(part for part in parts if part)
+
+
+def _scheduling_text(config: Mapping[str, Any]) -> str:
+    names = {"asha": "ASHA", "fifo": "no early stopping", "tpe": "TPE (Optuna)", "random": "random sampling"}
+    chosen = [names.get(str(config.get(key)), _text(config.get(key))) for key in ("sampler", "scheduler")]
+    return ", ".join(name for name in chosen if name)
+
+
+def _execution_text(execution: Mapping[str, Any]) -> str:
+    parts = [_text(execution.get("plugin")), _text(execution.get("dtype"))]
+    if execution.get("devices_per_trial"):
+        parts.append(f"{execution['devices_per_trial']} device(s) per trial")
+    parts += [label_of(flag) for flag in ("gradient_checkpointing", "quantize") if execution.get(flag)]
+    return ", ".join(part for part in parts if part)
+
+
+def _space(run: Run) -> list[tuple[str, Any]]:
+    return list(run.section("space").items())
+
+
+def _space_text(dimension: Any) -> str:
+    if isinstance(dimension, dict):
+        ends = f"{number_text(dimension.get('low'))} to {number_text(dimension.get('high'))}"
+        return f"{ends}, log scale" if dimension.get("log") else ends
+    return number_text(dimension) if isinstance(dimension, list) else f"{number_text(dimension)} (fixed)"
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _unit(value: Any, unit: str) -> str:
+    """A count with thousands separators and its unit; empty when there is none."""
+    return f"{value:,.0f} {unit}".strip() if isinstance(value, int | float) else ""
+
+
+def _formatted(value: Any, formatter: Any) -> str:
+    return str(formatter(value)) if isinstance(value, int | float) else _text(value)

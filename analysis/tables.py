@@ -1,0 +1,83 @@
+"""A sweep's trials as terminal tables, at most 100 columns wide."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from analysis.front import front_members
+from analysis.headline import headline_lines, recommended
+from analysis.records import Front, TrialRecord
+from analysis.text import MISSING, loss_text, number_text, short_label, varying_keys
+from search.units import format_memory
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["front_table", "headline_lines", "ordered_trials", "trials_table"]
+
+_STATUS_ORDER = ("completed", "running", "stopped", "infeasible", "failed")
+_STATUS_STYLES = {"completed": "green", "running": "cyan", "stopped": "yellow", "infeasible": "magenta"}
+# With more setting columns than these a line no longer fits 100 columns.
+_MAX_SETTINGS = 5
+_DEFAULT_SETTINGS = ["rank", "alpha", "targets", "learning_rate", "batch_size"]
+
+
+def ordered_trials(front: Front) -> list[TrialRecord]:
+    """Front members first, least memory first; then the others by status and loss."""
+    others = [trial for trial in front.trials if not trial.on_front]
+    by_status = {status: rank for rank, status in enumerate(_STATUS_ORDER)}
+    others.sort(key=lambda trial: (by_status[trial.status], trial.eval_loss is None, trial.eval_loss or 0.0))
+    return front_members(front) + others
+
+
+def trials_table(front: Front) -> "Table":
+    """All trials, front members first."""
+    return _table(front, ordered_trials(front), title=f"Trials of {front.name}")
+
+
+def front_table(front: Front) -> "Table":
+    """Only the front, least memory first; the recommended trial is marked."""
+    return _table(front, front_members(front), title=f"Pareto front of {front.name}")
+
+
+def _table(front: Front, trials: Iterable[TrialRecord], *, title: str) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    settings = (varying_keys(front.trials) or _DEFAULT_SETTINGS)[:_MAX_SETTINGS]
+    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for heading in ("", "trial", "status"):
+        table.add_column(heading, no_wrap=True)
+    for key in settings:
+        table.add_column(short_label(key), justify="right", overflow="ellipsis", max_width=14)
+    for heading in ("loss", "memory", "tokens/s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    best = recommended(front)
+    for trial in trials:
+        mark = "★" if best and trial.trial_id == best.trial_id else "●" if trial.on_front else ""
+        cells = [
+            mark,
+            trial.trial_id,
+            trial.status,
+            *(number_text(trial.config.get(key)) for key in settings),
+        ]
+        cells += [loss_text(trial.eval_loss, trial.eval_loss_stderr), _memory_text(trial), _speed_text(trial)]
+        style = "bold" if trial.on_front else ""
+        row = [Text(cell) for cell in cells]  # Text, not markup: users name trials and target sets
+        row[2].stylize(_STATUS_STYLES.get(trial.status, "red"))
+        table.add_row(*row, style=style)
+    if table.row_count:
+        table.caption = Text("★ recommended (knee)   ● on the Pareto front")
+        table.caption_justify = "left"
+    return table
+
+
+def _memory_text(trial: TrialRecord) -> str:
+    """The measured peak; a predicted one is marked as such."""
+    if trial.peak_memory_bytes is not None and trial.memory_source != "predicted":
+        return format_memory(trial.peak_memory_bytes)
+    predicted = trial.peak_memory_bytes or trial.predicted_memory_bytes
+    return MISSING if predicted is None else f"~{format_memory(predicted)}"
+
+
+def _speed_text(trial: TrialRecord) -> str:
+    return MISSING if trial.tokens_per_second is None else f"{trial.tokens_per_second:,.0f}"

@@ -1,0 +1,97 @@
+"""The run folder's durable truth: what happened to every trial, appended to trials.jsonl as it happens."""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from analysis.front import build_front, reference_point, write_front
+from analysis.records import Base, Event, Front, RunPaths, TrialRecord
+from analysis.results import latest_trials, read_events
+
+
+def now() -> str:
+    """The time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Journal:
+    """Appends events, keeps every trial's newest record, and rewrites front.json when a trial completes.
+
+    A line is on disk (fsync) before the call returns; a line torn by a kill is ended when the journal is opened
+    again, so that it can never swallow the next one.
+    """
+
+    def __init__(self, paths: RunPaths, *, name: str, size: str) -> None:
+        self.paths, self._name, self._size = paths, name, size
+        self.events: list[Event] = read_events(paths.trials_jsonl) if paths.trials_jsonl.exists() else []
+        self.trials: dict[str, TrialRecord] = latest_trials(self.events)
+        self._end_torn_line(paths.trials_jsonl)
+        self._file = paths.trials_jsonl.open("a", encoding="utf-8")
+        self.listeners: list[Callable[[Event], None]] = []
+
+    @staticmethod
+    def _end_torn_line(path: Path) -> None:
+        """Cut off what a kill left of a half-written last line."""
+        if not path.exists():
+            return
+        with path.open("rb+") as file:
+            content = file.read()
+            if content and not content.endswith(b"\n"):
+                file.truncate(content.rfind(b"\n") + 1)
+
+    @property
+    def base(self) -> Base | None:
+        """The untouched model's loss, once known."""
+        known = [event.base for event in self.events if event.base is not None]
+        return known[-1] if known else None
+
+    def append(self, event: Event) -> None:
+        """Write an event, remember it, and tell the listeners."""
+        self._file.write(event.model_dump_json(exclude_none=True) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.events.append(event)
+        if event.trial is not None:
+            self.trials[event.trial.trial_id] = event.trial
+        for listener in self.listeners:
+            listener(event)
+
+    def sweep(self, facts: dict[str, Any]) -> None:
+        """Note a launch, a resumption or the end of the sweep."""
+        self.append(Event(event="sweep", time=now(), sweep=facts))
+
+    def found_base(self, loss: float, stderr: float) -> None:
+        """Note the untouched model's loss."""
+        self.append(Event(event="base", time=now(), base=Base(eval_loss=loss, eval_loss_stderr=stderr)))
+
+    def trial(self, event: str, record: TrialRecord) -> None:
+        """Note a trial's new state; a completed one changes the front."""
+        copy = record.model_copy(deep=True)
+        self.append(Event(event=event, time=now(), trial=copy))  # type: ignore[arg-type]
+        if event == "ended" and record.status == "completed":
+            self.write_front(finished=False)
+
+    def front(self, *, finished: bool) -> Front:
+        """The front as of now."""
+        created = next((e.sweep["created"] for e in self.events if e.sweep and "created" in e.sweep), now())
+        return build_front(
+            name=self._name,
+            size=self._size,
+            created=created,
+            finished=finished,
+            trials=list(self.trials.values()),
+            base=self.base,
+            reference_point=reference_point(self.events),
+        )
+
+    def write_front(self, *, finished: bool) -> Front:
+        """Rewrite front.json atomically."""
+        front = self.front(finished=finished)
+        write_front(front, self.paths.front_json)
+        return front
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -1,0 +1,168 @@
+"""From the command line to a finished run folder: prepare, run, record, report."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from analysis.records import Event, Front, RunPaths
+from search.config import SweepConfig, resolve_config
+from search.environment import disable_telemetry, git_commit, quiet_libraries, software_versions
+from search.errors import InputError, LorafrontError
+from search.plan import SweepPlan, make_plan
+from search.progress import Progress
+from search.tracking import Tracker, check_tracking, local_tracking
+
+
+def launch_sweep(config: SweepConfig, run_dir: Path, command: str, console: Console) -> bool:
+    """Run a new sweep in a new folder. Returns whether it finished (False: interrupted, resumable).
+
+    Raises:
+        LorafrontError: bad input, a broken environment, or a sweep that cannot go on.
+    """
+    from search.sweep import create_run_folder
+
+    if run_dir.exists():
+        raise InputError(
+            f"run folder {run_dir} exists already: choose another --name or --out, or lorafront resume {run_dir}"
+        )
+    _prepare_environment(config)
+    plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
+    return _run(plan, create_run_folder(config, run_dir), command, console)
+
+
+def resume_sweep(run_dir: Path, console: Console) -> bool:
+    """Go on with an interrupted sweep.
+
+    Raises:
+        InputError: the folder is not a run folder, or its base model or data changed.
+    """
+    paths = RunPaths(run_dir)
+    if not paths.sweep_yaml.is_file():
+        raise InputError(f"{run_dir} is not a run folder: it has no sweep.yaml")
+    config = resolve_config(None, config_file=paths.sweep_yaml)
+    _prepare_environment(config)
+    plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
+    _check_same_data(run_dir, plan.data.fingerprint)
+    return _run(plan, paths, f"lorafront resume {run_dir}", console)
+
+
+def _check_same_data(run_dir: Path, fingerprint: str) -> None:
+    from analysis.front import sweep_facts
+    from analysis.results import read_events
+
+    path = RunPaths(run_dir).trials_jsonl
+    earlier = sweep_facts(read_events(path)).get("data", {}) if path.exists() else {}
+    if earlier.get("fingerprint", fingerprint) != fingerprint:
+        raise InputError(f"the data or tokenizer of {run_dir} changed since it was started: trials would not compare")
+
+
+def _prepare_environment(config: SweepConfig) -> None:
+    disable_telemetry()
+    quiet_libraries()
+    if config.tracking_uri is not None:
+        check_tracking(config.tracking_uri)
+
+
+def _run(plan: SweepPlan, paths: RunPaths, command: str, console: Console) -> bool:
+    from search.sweep import Sweep
+
+    config = plan.config
+    sweep = Sweep(plan, paths, command)
+    tracker = _start_tracker(config, paths)
+    total = config.trials + config.baseline.enabled
+    console.print(
+        f"{total} trials on {plan.machine.description}, {plan.machine.concurrent} at a time; run folder {paths.root}",
+        highlight=False,
+    )
+
+    def track(event: Event) -> None:
+        if event.trial is not None:
+            event.trial.mlflow_run_id = tracker.run_id(event.trial.trial_id)
+            tracker.update(event.trial)
+
+    sweep.journal.listeners.append(track)
+    try:
+        with Progress(console, total_trials=total, full_resource=config.max_examples) as progress:
+            for trial in sweep.journal.trials.values():
+                progress.remember(trial)
+            sweep.journal.listeners.append(progress.listen)
+            front = sweep.run()
+    finally:
+        problems = _finish(sweep.journal.front(finished=not sweep.interrupted), paths, tracker, console)
+        sweep.journal.close()
+    for problem in problems:
+        console.print(f"warning: {problem}", highlight=False, markup=False)
+    _print_end(front, paths, console)
+    return not sweep.interrupted
+
+
+def _start_tracker(config: SweepConfig, paths: RunPaths) -> Tracker:
+    uri, artifacts = (config.tracking_uri, None) if config.tracking_uri else local_tracking(paths)
+    tracker = Tracker(uri, artifact_root=artifacts, experiment="lorafront")
+    tags = {"size": config.size, "seed": str(config.seed), "git_commit": git_commit() or "none"}
+    tags |= {f"version.{name}": version for name, version in software_versions().items()}
+    run_key = str(paths.root.resolve())
+    tracker.start_sweep(run_key, config.name, config.to_yaml_dict(), tags)
+    return tracker
+
+
+def _finish(front: Front, paths: RunPaths, tracker: Tracker, console: Console) -> list[str]:
+    """Write report and picture, hand everything to MLflow, and wait for it."""
+    for trial in front.trials:
+        trial.mlflow_run_id = trial.mlflow_run_id or tracker.run_id(trial.trial_id)
+    problems = []
+    try:
+        write_outputs(front, paths)
+    except Exception as error:  # the sweep's results are safe on disk: a report that fails must not hide them
+        problems.append(f"the report could not be written: {error}")
+    scratch = Path(tempfile.mkdtemp(prefix="lorafront-"))
+    try:
+        members = export_members(front, paths, scratch)
+        files = [p for p in (paths.front_json, paths.report_html, paths.front_png) if p.exists()]
+        tracker.finish(front, files, members)
+        problems += tracker.close()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return problems
+
+
+def export_members(front: Front, paths: RunPaths, folder: Path) -> dict[str, Path]:
+    """The preset of every front member, for MLflow; members without a checkpoint are left out."""
+    from analysis.export import export_preset
+    from analysis.results import load_run
+
+    run, members = load_run(paths.root), {}
+    for trial in front.trials:
+        if trial.on_front:
+            try:
+                export_preset(run, trial, folder / trial.trial_id)
+                members[trial.trial_id] = folder / trial.trial_id
+            except LorafrontError:
+                continue
+    return members
+
+
+def write_outputs(front: Front, paths: RunPaths) -> None:
+    """front.json, report.html and front.png of a run folder."""
+    from analysis.figures import write_front_png
+    from analysis.front import write_front
+    from analysis.report import write_report
+    from analysis.results import load_run
+
+    write_front(front, paths.front_json)
+    write_report(load_run(paths.root), paths.report_html)
+    write_front_png(front, paths.front_png)
+
+
+def _print_end(front: Front, paths: RunPaths, console: Console) -> None:
+    from analysis.headline import headline_lines
+    from analysis.tables import front_table
+
+    console.print()
+    console.print(front_table(front))
+    for line in headline_lines(front):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"report      {paths.report_html}\nrun folder  {paths.root}", highlight=False, soft_wrap=True)
+    console.print(f"next        lorafront export {paths.root} --pick knee --to preset", highlight=False, soft_wrap=True)

@@ -1,0 +1,56 @@
+"""ColossalAI plugins by name, and which of them can run on which hardware."""
+
+from typing import TYPE_CHECKING, Any
+
+from search.errors import InputError
+from trainables.settings import ExecutionSettings
+
+if TYPE_CHECKING:
+    from colossalai.booster.plugin.plugin_base import Plugin
+
+# LowLevelZero asserts cuda or npu in its constructor (colossalai 0.5.0, low_level_zero_plugin.py).
+CPU_PLUGINS = ("ddp",)
+# Only these keep gradients of a micro-batch local until the optimizer step (`Plugin.support_no_sync`).
+NO_SYNC_PLUGINS = ("ddp", "zero1")
+
+
+def check_plugin(execution: ExecutionSettings, device_type: str) -> None:
+    """Refuse what the hardware or the plugin cannot do, before anything is loaded.
+
+    Raises:
+        InputError: the plugin or 4-bit quantisation on a device that cannot run it.
+    """
+    if device_type == "cpu" and execution.plugin not in CPU_PLUGINS:
+        raise InputError(
+            f"plugin {execution.plugin!r} needs a CUDA device, and there is none: "
+            "use --set execution.plugin=ddp to train on the CPU"
+        )
+    if device_type == "cpu" and execution.quantize:
+        raise InputError("quantize=true needs a CUDA device (bitsandbytes), and there is none")
+    if device_type == "cpu" and execution.dtype == "fp16":
+        raise InputError("dtype 'fp16' trains on CUDA only: use bf16 or fp32 on the CPU")
+    if execution.devices_per_trial > 1:
+        raise InputError(
+            f"devices_per_trial {execution.devices_per_trial}: this version trains each trial on one device"
+        )
+
+
+def make_plugin(execution: ExecutionSettings) -> "Plugin":
+    """The plugin object; gradient clipping is the plugin's where ZeRO shards the gradients."""
+    from colossalai.booster.plugin import HybridParallelPlugin, LowLevelZeroPlugin, TorchDDPPlugin
+
+    if execution.plugin == "ddp":
+        # Nothing to broadcast between the buffers of a frozen base.
+        return TorchDDPPlugin(broadcast_buffers=False)
+    precision = execution.dtype
+    common: dict[str, Any] = {"precision": precision, "max_norm": execution.max_grad_norm}
+    if execution.plugin == "hybrid":
+        # Booster asserts tp_size == 1 with LoRA; pp_size 2 fails in `boost` on Llama.
+        return HybridParallelPlugin(tp_size=1, pp_size=1, zero_stage=0, **common)
+    stage = 1 if execution.plugin == "zero1" else 2
+    return LowLevelZeroPlugin(stage=stage, cpu_offload=execution.plugin == "zero2-offload", **common)
+
+
+def clips_by_itself(execution: ExecutionSettings) -> bool:
+    """Whether the plugin clips gradients inside the optimizer step."""
+    return execution.plugin != "ddp"

@@ -1,0 +1,77 @@
+"""The Ray Tune trainable: between Tune's calls and the worker that does the job."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+
+from search.errors import OutOfMemoryError, TrialError
+from trainables.settings import TrialSpec
+
+if TYPE_CHECKING:
+    from trainables.data import PreparedData
+
+
+class LoraTrial(tune.Trainable):
+    """One trial. ``config`` is ``{"spec": TrialSpec as a dictionary}``; a step trains to the next rung.
+
+    Tune keeps the actor between trials (``reuse_actors``), so the worker with its base model stays warm. A trial
+    that cannot go on reports that as its last result (``failure``, and ``infeasible`` when memory ran out) instead
+    of raising, which would cost the warm worker.
+    """
+
+    def setup(self, config: dict[str, Any], data: "PreparedData | None" = None) -> None:
+        """Start the worker, once per actor, and its first trial."""
+        from search.environment import quiet_libraries
+        from trainables.worker import Worker
+
+        quiet_libraries()
+        spec = TrialSpec.model_validate(config["spec"])
+        assert data is not None, "data come through tune.with_parameters"
+        self.worker = Worker(data, spec.execution.threads)
+        self._begin(spec)
+
+    def _begin(self, spec: TrialSpec) -> None:
+        self.spec, self._begun, self._failure = spec, False, ""
+        self._checkpoint: Path | None = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next trial on the same warm worker."""
+        self._begin(TrialSpec.model_validate(new_config["spec"]))
+        return True
+
+    def _ensure_begun(self) -> None:
+        if self._begun:
+            return
+        self.worker.begin(self.spec)
+        restored = self._checkpoint or (Path(self.spec.resume_from) if self.spec.resume_from else None)
+        if restored is not None and (restored / "state.json").exists():
+            self.worker.load(restored)
+        self._begun = True
+
+    def step(self) -> dict[str, Any]:
+        """Train to the next rung and report there."""
+        try:
+            self._ensure_begun()
+            result = self.worker.train_rung()
+        except TrialError as error:
+            self._failure = str(error)
+            infeasible = isinstance(error, OutOfMemoryError)
+            return {"trial": self.spec.trial_id, "failure": str(error), "infeasible": infeasible, "done": True}
+        return {"trial": self.spec.trial_id, "done": result["finished"], **result}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Write the trial's state; a failed trial has none worth keeping."""
+        if not self._failure:
+            self.worker.save(Path(checkpoint_dir))
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Go on from a checkpoint folder (pause, or another actor)."""
+        self._checkpoint = Path(checkpoint)
+        if self._begun:
+            self.worker.begin(self.spec)
+            self.worker.load(self._checkpoint)
+
+    def cleanup(self) -> None:
+        """End the last trial of this actor."""
+        self.worker.end()

@@ -1,0 +1,149 @@
+"""A warm worker: one process with one device that runs trials one after another on a base model it keeps."""
+
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from search.errors import DivergedError, OutOfMemoryError
+from trainables.base_models import load_base_model
+from trainables.checkpoint import load_training, save_training
+from trainables.losses import EvalResult, SupervisedHead, eval_batches, evaluate
+from trainables.settings import TrialSpec
+from trainables.training import Training
+
+if TYPE_CHECKING:
+    from trainables.data import PreparedData
+
+
+def join_process_group(device: torch.device) -> None:
+    """ColossalAI's plugins need a process group; one process alone needs no port for it."""
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device has no memory left (CUDA's, or the CPU allocator's)."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
+
+
+class Worker:
+    """Runs trials. What one trial leaves behind never reaches the next: same spec, same losses, bit for bit."""
+
+    def __init__(self, data: "PreparedData", threads: int | None = None) -> None:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        if threads:
+            torch.set_num_threads(threads)
+        self.device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        join_process_group(self.device)
+        self.data = data
+        self._validation = eval_batches(data.validation, data.pad_token_id, 8, self.device)
+        self._base: nn.Module | None = None
+        self._base_key: tuple[str, str] | None = None
+        self.training: Training | None = None
+        self._facts: dict[str, Any] = {}
+
+    def begin(self, spec: TrialSpec) -> None:
+        """Get ready for a trial: adapter on the kept base, optimizer, memory probe."""
+        self.end()
+        try:
+            base = self._load(spec)
+            self._facts = {}
+            if spec.evaluate_base:
+                result = self._evaluate_untouched(base)
+                self._facts |= {"base_eval_loss": result.loss, "base_eval_loss_stderr": result.stderr}
+            self.training = Training(spec, base, self.data, self.device)
+            memory = self.training.probe_memory()
+        except Exception as error:
+            self._drop_after(error)
+            raise
+        self._facts |= {
+            "peak_memory_bytes": memory.peak_bytes,
+            "reserved_memory_bytes": memory.reserved_bytes,
+            "outside_allocator_bytes": memory.outside_allocator_bytes,
+            "peak_operator": memory.peak_operator,
+            "memory_source": "measured",
+            "trainable_parameters": self.training.trainable_parameters(),
+        }
+
+    def _load(self, spec: TrialSpec) -> nn.Module:
+        full_master = spec.kind == "full" and spec.execution.plugin == "ddp"
+        key = (spec.base_model_path, "fp32" if full_master else spec.execution.dtype)
+        if spec.kind == "full" or self._base_key != key:
+            self._base = self._base_key = None  # at most one base in memory
+        if self._base is None:
+            self._base = load_base_model(Path(key[0]), dtype=key[1], device=self.device)  # type: ignore[arg-type]
+            self._base_key = key
+        return self._base
+
+    def _evaluate_untouched(self, base: nn.Module) -> EvalResult:
+        head = SupervisedHead(base)
+        try:
+            return evaluate(base, head, self._validation, nullcontext)
+        finally:
+            head.remove()
+
+    def train_rung(self) -> dict[str, Any]:
+        """Train to the next rung and evaluate there.
+
+        Raises:
+            DivergedError: training or validation loss is not finite.
+            OutOfMemoryError: the device has no memory left.
+        """
+        training = self.training
+        assert training is not None, "begin a trial first"
+        try:
+            train_loss = training.train_to_next_rung()
+            result = evaluate(training.model, training.head, self._validation, training.autocast)
+        except Exception as error:
+            self._drop_after(error)
+            raise
+        examples = training.spec.rungs[training.progress.rung - 1]
+        if result.loss != result.loss or result.loss == float("inf"):
+            raise DivergedError(f"diverged: the validation loss became {result.loss} after {examples} examples")
+        progress = training.progress
+        return self._facts | {
+            "examples_seen": examples,
+            "eval_loss": result.loss,
+            "eval_loss_stderr": result.stderr,
+            "train_loss": train_loss,
+            "train_seconds": progress.train_seconds,
+            "tokens_per_second": progress.tokens / progress.train_seconds,
+            "finished": progress.rung == len(training.spec.rungs),
+        }
+
+    def _drop_after(self, error: Exception) -> None:
+        """Free what a failed trial held, and say so in our own words when memory ran out."""
+        self.training = self._base = self._base_key = None
+        if is_out_of_memory(error):
+            error.__traceback__ = None  # its frames hold the tensors
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            raise OutOfMemoryError(f"out of memory on {self.device}: {str(error).splitlines()[0]}") from None
+
+    def save(self, folder: Path) -> None:
+        """Checkpoint the trial."""
+        if self.training is not None:
+            save_training(self.training, folder, self._facts)
+
+    def load(self, folder: Path) -> None:
+        """Go on from a checkpoint of the trial that was begun."""
+        assert self.training is not None, "begin a trial first"
+        self._facts |= load_training(self.training, folder)
+
+    def end(self) -> None:
+        """Finish the trial and get the base model ready for the next one."""
+        if self.training is None:
+            return
+        spec = self.training.spec
+        base = self.training.close()
+        keep = spec.kind == "lora" and spec.config.init != "pissa" and not spec.execution.quantize
+        self._base = base if keep else None
+        self._base_key = self._base_key if keep else None
+        self.training = None
