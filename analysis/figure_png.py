@@ -17,6 +17,7 @@ from analysis.figure_style import (
     Group,
     drawn,
     drawn_loss,
+    has_points,
     loss_limits,
     memory_bytes,
     memory_unit,
@@ -64,7 +65,7 @@ def _draw(axes: "Axes", front: Front) -> None:
     for group in GROUPS:
         _draw_group(axes, group, drawn(front.trials, group), scale, limits)
     _draw_baseline(axes, front, scale)
-    if not axes.collections:
+    if not has_points(front):
         axes.text(0.5, 0.5, "no trial has a result yet", transform=axes.transAxes, ha="center", color=MUTED)
         axes.set(xticks=[], yticks=[])
         return

@@ -19,6 +19,7 @@ from analysis.figure_style import (
     loss_limits,
     memory_bytes,
     memory_unit,
+    most_memory_bytes,
 )
 from analysis.front import front_members
 from analysis.headline import recommended
@@ -49,7 +50,8 @@ def quality_memory_figure(front: Front, memory_budget_bytes: int | None = None) 
             figure, group, drawn(front.trials, group), scale, limits, crowded=len(front.trials) > _MANY_TRIALS
         )
     _add_knee(figure, front, scale)
-    _add_references(figure, front, scale, unit, memory_budget_bytes)
+    _add_references(figure, front, scale)
+    _add_budget(figure, front, scale, memory_budget_bytes)
     figure.update_layout(
         **LAYOUT,
         height=520,
@@ -72,10 +74,8 @@ def _add_front_line(figure: "Figure", front: Front, scale: int) -> None:
     members = front_members(front)
     if not members:
         return
-    shown = [memory_bytes(trial) or 0 for trial in front.trials]
-    shown.append(front.baseline.peak_memory_bytes if front.baseline else 0)
     figure.add_scatter(
-        x=[*((trial.peak_memory_bytes or 0) / scale for trial in members), max(shown) / scale],
+        x=[*((trial.peak_memory_bytes or 0) / scale for trial in members), most_memory_bytes(front) / scale],
         y=[*(trial.eval_loss for trial in members), members[-1].eval_loss],
         mode="lines",
         line={"shape": "hv", "color": FRONT.color, "width": 2},
@@ -137,10 +137,8 @@ def _add_knee(figure: "Figure", front: Front, scale: int) -> None:
     )
 
 
-def _add_references(
-    figure: "Figure", front: Front, scale: int, unit: str, memory_budget_bytes: int | None
-) -> None:
-    """Full fine-tuning as a star, the untouched model as a horizontal line, the budget as a vertical one."""
+def _add_references(figure: "Figure", front: Front, scale: int) -> None:
+    """Full fine-tuning as a star, the untouched model as a horizontal line."""
     if front.baseline is not None:
         loss, peak = front.baseline.eval_loss, front.baseline.peak_memory_bytes
         figure.add_scatter(
@@ -158,13 +156,18 @@ def _add_references(
             hoverinfo="text",
         )
     add_base_line(figure, front)
-    if memory_budget_bytes is not None:
-        figure.add_vline(
-            x=memory_budget_bytes / scale,
-            line={"dash": "dot", "width": 1.5, "color": INFEASIBLE.color},
-            annotation={
-                "text": f"memory budget {memory_budget_bytes / scale:.3g} {unit}",
-                "font": {"color": INFEASIBLE.color},
-            },
-            annotation_position="bottom left",
-        )
+
+
+def _add_budget(figure: "Figure", front: Front, scale: int, memory_budget_bytes: int | None) -> None:
+    """The memory budget as a vertical line, unless it is so far off that it would squeeze the trials."""
+    if memory_budget_bytes is None or memory_budget_bytes > 1.5 * most_memory_bytes(front):
+        return
+    figure.add_vline(
+        x=memory_budget_bytes / scale,
+        line={"dash": "dot", "width": 1.5, "color": INFEASIBLE.color},
+        annotation={
+            "text": f"memory budget {format_memory(memory_budget_bytes)}",
+            "font": {"color": INFEASIBLE.color},
+        },
+        annotation_position="bottom left",
+    )

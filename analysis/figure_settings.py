@@ -58,6 +58,8 @@ def importance_figure(importances: Sequence[Importance]) -> "Figure":
     figure.update_annotations(font_size=13)
     figure.update_xaxes(visible=False, range=[0, 1.12])
     figure.update_yaxes(ticks="", showgrid=False)
+    for column, each in enumerate(importances, start=1):
+        figure.update_yaxes(visible=bool(each.shares), row=1, col=column)
     return figure
 
 

@@ -85,11 +85,20 @@ def drawn(trials: Iterable[TrialRecord], group: Group) -> list[TrialRecord]:
     ]
 
 
+def has_points(front: Front) -> bool:
+    """Whether there is anything to draw in the quality-memory figure."""
+    return front.baseline is not None or any(drawn(front.trials, group) for group in GROUPS)
+
+
+def most_memory_bytes(front: Front) -> int:
+    """The largest memory of any trial and of the baseline; 0 when nothing is known."""
+    sizes = [memory_bytes(trial) or 0 for trial in front.trials]
+    return max([*sizes, front.baseline.peak_memory_bytes if front.baseline else 0])
+
+
 def memory_unit(front: Front) -> tuple[int, str]:
     """Bytes per unit and the unit's name that suit the front's memory axis."""
-    sizes = [memory_bytes(trial) or 0 for trial in front.trials]
-    sizes.append(front.baseline.peak_memory_bytes if front.baseline else 0)
-    return (GIB, "GiB") if max(sizes) >= GIB else (2**20, "MiB")
+    return (GIB, "GiB") if most_memory_bytes(front) >= GIB else (2**20, "MiB")
 
 
 def loss_limits(front: Front) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """What the report says, as plain data for its template: no HTML here."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from analysis.records import TrialRecord
 from analysis.results import Run
 from analysis.tables import ordered_trials
 from analysis.text import MISSING, label_of, loss_text, number_text, ordered_config, varying_keys
-from search.units import format_duration, format_memory
+from search.units import GIB, format_duration, format_memory
 
 _STATUSES = ("completed", "stopped", "infeasible", "failed", "running")
 _ALWAYS_SHOWN = ("rank", "alpha", "targets", "learning_rate", "batch_size")
@@ -99,8 +100,10 @@ def selection_text(run: Run) -> str:
     examples = f" on the same {held_out} validation examples" if held_out else ""
     text = (
         f"Picked from {completed} completed of {len(run.front.trials)} LoRA trials, after {evaluations} "
-        f"evaluations{examples}. The best of many looks a little better than it is."
+        f"evaluations{examples}."
     )
+    if completed > 1:
+        text += " The best of many looks a little better than it is."
     if best.test_loss is None:
         return f"{text} Its loss on unseen test examples was not measured."
     return f"{text} On test examples that the search never saw its loss is {loss_text(best.test_loss)}."
@@ -111,13 +114,15 @@ def commands(run: Run) -> list[tuple[str, str]]:
     folder = quote(str(run.paths.root))
     again = run.sweep.get("command") or f"lorafront sweep --config {quote(str(run.paths.sweep_yaml))}"
     rows = [("Run this sweep again", str(again)), ("Rebuild this report", f"lorafront report {folder}")]
-    if recommended(run.front) is not None:
+    best = recommended(run.front)
+    if best is not None:
         preset = quote(f"presets/{Path(run.front.name).name or 'preset'}")
+        whole_gib = math.ceil((best.peak_memory_bytes or 0) / GIB)
         rows += [
             ("Export the recommended config", f"lorafront export {folder} --pick knee --to {preset}"),
             (
-                "Export the best that fits a memory",
-                f"lorafront export {folder} --pick under:16GiB --to {preset}",
+                "Export the best config that fits a memory size",
+                f"lorafront export {folder} --pick under:{whole_gib}GiB --to {preset}",
             ),
         ]
     return rows
@@ -191,8 +196,8 @@ def _scheduling_text(config: Mapping[str, Any]) -> str:
 
 def _execution_text(execution: Mapping[str, Any]) -> str:
     parts = [_text(execution.get("plugin")), _text(execution.get("dtype"))]
-    if execution.get("devices_per_trial"):
-        parts.append(f"{execution['devices_per_trial']} device(s) per trial")
+    devices = execution.get("devices_per_trial")
+    parts.append("" if devices is None else f"{devices} device{'' if devices == 1 else 's'} per trial")
     parts += [label_of(flag) for flag in ("gradient_checkpointing", "quantize") if execution.get(flag)]
     return ", ".join(part for part in parts if part)
 

@@ -1,17 +1,14 @@
 """`lorafront doctor`: can this machine and installation run a sweep, and what to do if not."""
 
-import importlib.util
-import os
 import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.environment import available_memory_bytes, cpu_budget
+from search.environment import available_memory_bytes, cpu_budget, disable_telemetry
 from search.units import GIB, format_memory
 
 if TYPE_CHECKING:
@@ -36,8 +33,10 @@ class Check:
 
 
 def run_checks() -> list[Check]:
-    """All checks, lightest first; takes about 15 s, downloads nothing. A check that raises is a failed one."""
+    """All checks, lightest first: about 15 s, no downloads. A check that raises is a failed one."""
     from search import doctor_libraries as libraries
+
+    disable_telemetry()  # before any check imports Ray
 
     checks: list[tuple[str, Callable[[], Check]]] = [
         ("Python", check_python),
@@ -81,7 +80,7 @@ def check_python() -> Check:
     """Python's version against the range that the distribution declares."""
     from packaging.specifiers import SpecifierSet
 
-    declared = metadata("lorafront").get("Requires-Python") or ""
+    declared = metadata("lorafront")["Requires-Python"]
     found = platform.python_version()
     ok = SpecifierSet(declared).contains(found, prereleases=True)
     return Check(
@@ -98,7 +97,7 @@ def check_packages() -> Check:
     wrong = [problem for item in needed if (problem := _mismatch(item))]
     if wrong:
         return Check("packages", False, "; ".join(wrong), _REINSTALL)
-    return Check("packages", True, f"{len(needed)} of {len(needed)} have the versions that lorafront needs")
+    return Check("packages", True, f"all {len(needed)} have the versions that lorafront needs")
 
 
 def _mismatch(requirement: "Requirement") -> str | None:
@@ -111,6 +110,14 @@ def _mismatch(requirement: "Requirement") -> str | None:
     if requirement.specifier.contains(found, prereleases=True):
         return None
     return f"{requirement.name} is {found} (needs {needs})"
+
+
+def _is_installed(package: str) -> bool:
+    """Asks the metadata: `find_spec("pip")` would make setuptools break ColossalAI's import (Python 3.11)."""
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
 
 
 def check_memory() -> Check:
@@ -147,7 +154,7 @@ def check_base_model() -> Check:
     profile = load_profile(DEFAULT_SIZE)
     if ModelCache(cache_root())._find(profile.base_model, profile.base_model_sha256):
         return Check("base model", True, f"{DEFAULT_SIZE} is in the cache")
-    if importlib.util.find_spec("pip") is None:
+    if not _is_installed("pip"):
         detail = f"{DEFAULT_SIZE} is not in the cache, and this environment has no pip to fetch it with"
         return Check("base model", False, detail, "run: python -m ensurepip")
     return Check("base model", True, f"{DEFAULT_SIZE} is not in the cache yet: the first sweep fetches it")

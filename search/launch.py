@@ -89,9 +89,12 @@ def _run(plan: SweepPlan, paths: RunPaths, command: str, console: Console) -> bo
                 progress.remember(trial)
             sweep.journal.listeners.append(progress.listen)
             front = sweep.run()
+    except Exception:
+        tracker.close(timeout_seconds=10)
+        raise
     finally:
-        problems = _finish(sweep.journal.front(finished=not sweep.interrupted), paths, tracker, console)
         sweep.journal.close()
+    problems = _finish(front, paths, tracker)
     for problem in problems:
         console.print(f"warning: {problem}", highlight=False, markup=False)
     _print_end(front, paths, console)
@@ -108,7 +111,7 @@ def _start_tracker(config: SweepConfig, paths: RunPaths) -> Tracker:
     return tracker
 
 
-def _finish(front: Front, paths: RunPaths, tracker: Tracker, console: Console) -> list[str]:
+def _finish(front: Front, paths: RunPaths, tracker: Tracker) -> list[str]:
     """Write report and picture, hand everything to MLflow, and wait for it."""
     for trial in front.trials:
         trial.mlflow_run_id = trial.mlflow_run_id or tracker.run_id(trial.trial_id)

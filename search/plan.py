@@ -159,7 +159,7 @@ def make_plan(config: SweepConfig, say: Callable[[str], None]) -> SweepPlan:
         InputError: base model, data, target sets, plugin or memory budget cannot serve.
         BrokenEnvironmentError: the machine cannot.
     """
-    base = resolve_base_model(config.base_model, sha256=config.base_model_sha256, say=say)
+    base = resolve_base_model(config.base_model, sha256=config.base_model_sha256, say=say).resolve()
     architecture = read_architecture(base)
     targets = target_modules(config, linear_modules(base))
     say(f"preparing {config.data.source}")

@@ -24,6 +24,14 @@ def first_line(error: BaseException | str) -> str:
     return lines[-1].strip() if lines else type(error).__name__
 
 
+def _remote_error(trial: Any) -> str:
+    """What Tune wrote down of an error that a worker raised or died of."""
+    try:
+        return first_line(Path(trial.error_file).read_text(encoding="utf-8"))
+    except (OSError, TypeError):
+        return "the worker process died without a message (killed, or out of host memory)"
+
+
 def new_record(spec: TrialSpec, predicted_memory_bytes: int) -> TrialRecord:
     """The record of a trial about to start."""
     return TrialRecord(
@@ -43,6 +51,9 @@ class FailureStopper(Stopper):
         self._reasons: Counter[str] = Counter()
         self._any_success = False
         self.interrupted_by: str | None = None
+
+    def __deepcopy__(self, memo: Any) -> "FailureStopper":
+        return self
 
     def note(self, *, reason: str | None) -> None:
         """Take note of a trial that reached a rung (None) or failed."""
@@ -70,6 +81,9 @@ class Recorder(Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+    def __deepcopy__(self, memo: Any) -> "Recorder":
+        return self
 
     def _record(self, trial: Any) -> TrialRecord:
         return self._journal.trials[trial.config["spec"]["trial_id"]]
@@ -126,7 +140,7 @@ class Recorder(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial raised, or its worker died."""
-        self._end(self._record(trial), "failed", first_line(trial.get_error() or "worker died"))
+        self._end(self._record(trial), "failed", _remote_error(trial))
 
     def _end(self, record: TrialRecord, status: str, error: str | None = None) -> None:
         ended = record.model_copy(update={"status": status, "error": error})

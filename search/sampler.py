@@ -88,6 +88,13 @@ class OptunaSearcher(Searcher):
         self._asked: dict[str, Any] = {}
         self.used_up = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its set-up for a restore of its own, which lorafront does not use."""
+        return {}
+
+    def __deepcopy__(self, memo: Any) -> "OptunaSearcher":
+        return self
+
     def suggest(self, trial_id: str) -> Any:
         """The next trial's config, or FINISHED when the budget or the space is used up."""
         if self._first:

@@ -223,7 +223,8 @@ def start_ray(plan: SweepPlan) -> None:
 
     if ray.is_initialized():
         return
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    for name in ("ray", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # trial errors are in the journal and on the screen
     address = plan.config.address
     try:
         if address:

@@ -5,11 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from search.errors import OutOfMemoryError, TrialError
+from search.errors import LorafrontError, OutOfMemoryError
 from trainables.settings import TrialSpec
 
 if TYPE_CHECKING:
     from trainables.data import PreparedData
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
 class LoraTrial(tune.Trainable):
@@ -54,10 +59,11 @@ class LoraTrial(tune.Trainable):
         try:
             self._ensure_begun()
             result = self.worker.train_rung()
-        except TrialError as error:
-            self._failure = str(error)
+        except Exception as error:  # whatever it is, this trial is over and the worker can take the next one
+            own_words = isinstance(error, LorafrontError)
+            self._failure = str(error) if own_words else f"{type(error).__name__}: {first_line(error)}"
             infeasible = isinstance(error, OutOfMemoryError)
-            return {"trial": self.spec.trial_id, "failure": str(error), "infeasible": infeasible, "done": True}
+            return {"trial": self.spec.trial_id, "failure": self._failure, "infeasible": infeasible, "done": True}
         return {"trial": self.spec.trial_id, "done": result["finished"], **result}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -14,7 +14,9 @@ from search.sizes import load_profile, profile_text, size_names
 
 def printed(width: int, *, terminal: bool = False, size: str | None = None) -> str:
     file = io.StringIO()
-    console = Console(file=file, width=width, force_terminal=terminal, color_system="standard")
+    console = Console(
+        file=file, width=width, force_terminal=terminal, color_system="standard" if terminal else None
+    )
     if size:
         print_profile(size, console)
     else:

@@ -10,7 +10,7 @@ import pytest
 
 from analysis.records import Baseline, Front, Headline, RungResult, RunPaths, TrialRecord
 from search.tracking import Tracker, local_tracking
-from search.tracking_client import describe, mlflow_client
+from search.tracking_client import describe, import_mlflow, mlflow_client
 
 CONFIG = {"rank": 8, "alpha": 16.0, "targets": "all-linear"}
 TAGS = {"size": "smollm2-135m", "version.torch": "2.5.1", "git_commit": "abc"}
@@ -376,5 +376,7 @@ def test_errors_become_one_short_line_with_the_cause() -> None:
     assert len(describe(RuntimeError("word " * 200))) <= 200
 
 
-def test_mlflow_does_not_phone_home() -> None:
+def test_mlflow_does_not_phone_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
+    import_mlflow()
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
