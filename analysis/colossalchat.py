@@ -25,8 +25,10 @@ def effective_alpha(config: Mapping[str, Any]) -> float:
 
     Rank-stabilised LoRA scales by alpha / sqrt(rank) instead (arXiv 2312.03732).
 
-    >>> effective_alpha({"rank": 16, "alpha": 8.0}), effective_alpha({"rank": 16, "alpha": 8.0, "use_rslora": True})
-    (8.0, 32.0)
+    >>> effective_alpha({"rank": 16, "alpha": 8.0})
+    8.0
+    >>> effective_alpha({"rank": 16, "alpha": 8.0, "use_rslora": True})
+    32.0
     """
     alpha = float(config["alpha"])
     return alpha * math.sqrt(config["rank"]) if config.get("use_rslora") else alpha
@@ -131,25 +133,26 @@ Written for ColossalAI v0.5.0, folder `applications/ColossalChat/examples/traini
 
 `lora_finetune.json` holds the same arguments. Before you start:
 
-- `--dataset` is a JSONL file with a bare list of `{{"role": ..., "content": ...}}` messages per line. Where these
+- `--dataset` is a JSONL file, each line a bare list of `{{"role": ..., "content": ...}}` messages. Where these
   files say `{your_data}`, put your own.
 - The script honours alpha, as a whole number: this trial's is {alpha}, `--lora_alpha` says {whole_alpha}.
-- It has no flag for target modules or dropout. PEFT then chooses the modules (for Llama `q_proj` and `v_proj`).
-  To train what this trial trained, replace the line that makes `lora_config` by
+- It has no flag for target modules or dropout. PEFT then chooses the modules (for Llama `q_proj` and
+  `v_proj`). To train what this trial trained, replace the line that makes `lora_config` by
 
       {lora_config_line}
 
 - `--use_grad_checkpoint` is left out on purpose. In v0.5.0 the script does not call
-  `model.enable_input_require_grads()`, and with checkpointing the adapters below the head then get no gradient.
+  `model.enable_input_require_grads()`, and with checkpointing the adapters get no gradient.
 - `--warmup_steps` is this trial's warm-up at the sweep's number of examples; raise it for longer training.
 
 ## train_sft.py (ColossalChat's own LoRA)
 
-    train_sft.py --lora_config lora_config.json ...
+    torchrun --standalone --nproc_per_node 1 train_sft.py --lora_config lora_config.json ...
 
-- Its LoRA ignores `lora_alpha` and `linear_lora_dropout` for linear layers: `_lora_linear_wrapper` does not pass
-  them on. Every linear adapter is scaled by 1/r times a built-in {coati_alpha}, here {coati_scale} where this trial used
-  {scale}, and has no dropout where this trial used {dropout}. Learning rates do not carry over between scales.
+- Its LoRA ignores `lora_alpha` and `linear_lora_dropout` for linear layers: `_lora_linear_wrapper` does not
+  pass them on. Every linear adapter is scaled by 1/r times a built-in {coati_alpha}: here by {coati_scale}, where
+  this trial used {scale}. It has no dropout, where this trial used {dropout}. Learning rates do not carry over
+  between scales.
 - To get this trial's scale, let `_lora_linear_wrapper` in `coati/models/lora.py` pass
   `lora_alpha=lora_config.lora_alpha, lora_dropout=lora_config.linear_lora_dropout` to `LoraLinear`.
 {coati_gaps}

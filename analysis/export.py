@@ -16,6 +16,7 @@ from analysis.colossalchat import (
 from analysis.front import headline_for
 from analysis.records import TrialRecord
 from analysis.results import Run
+from analysis.text import DERIVED_KEY
 from search.errors import InputError
 from search.yaml_io import dump_yaml
 
@@ -34,6 +35,17 @@ _SWEEP_KEYS = (
     "baseline",
     "target_sets",
     "architecture",
+)
+_MEASURED_KEYS = (
+    "eval_loss",
+    "eval_loss_stderr",
+    "test_loss",
+    "peak_memory_bytes",
+    "memory_source",
+    "examples_seen",
+    "train_seconds",
+    "tokens_per_second",
+    "trainable_parameters",
 )
 _LORA_KEYS = ("rank", "alpha", "targets", "dropout", "use_rslora", "use_dora", "init")
 
@@ -76,7 +88,7 @@ def preset_content(run: Run, trial: TrialRecord, target_modules: list[str]) -> d
             "target_modules": target_modules,
         },
         "training": {
-            **{key: value for key, value in config.items() if key not in _LORA_KEYS},
+            **{key: value for key, value in config.items() if key not in (*_LORA_KEYS, DERIVED_KEY)},
             "max_examples": run.config.get("max_examples"),
             "seq_len": run.section("data").get("seq_len"),
             **run.section("execution"),
@@ -97,10 +109,10 @@ def preset_content(run: Run, trial: TrialRecord, target_modules: list[str]) -> d
 def sweep_section(run: Run, trial: TrialRecord) -> dict[str, Any]:
     """A valid `--config`: one trial with this config on the same model and data.
 
-    The scale is fixed as ``alpha_ratio`` (alpha / rank), the dimension that is searched. ``recommended`` repeats
-    the point, because the size's own first config lies outside a space with everything fixed.
+    The scale is fixed as ``alpha_ratio`` (alpha / rank), the dimension that is searched. ``recommended``
+    repeats the point, because the size's own first config lies outside a space with everything fixed.
     """
-    space = {key: value for key, value in trial.config.items() if key != "alpha"}
+    space = {key: value for key, value in trial.config.items() if key not in ("alpha", DERIVED_KEY)}
     if {"rank", "alpha"} <= set(trial.config):
         space["alpha_ratio"] = trial.config["alpha"] / trial.config["rank"]
     kept = {key: run.config[key] for key in _SWEEP_KEYS if key in run.config}
@@ -109,17 +121,8 @@ def sweep_section(run: Run, trial: TrialRecord) -> dict[str, Any]:
 
 def _measured(run: Run, trial: TrialRecord) -> dict[str, Any]:
     headline = headline_for(trial, run.base, run.front.baseline)
-    names = (
-        "eval_loss",
-        "eval_loss_stderr",
-        "test_loss",
-        "peak_memory_bytes",
-        "memory_source",
-        "examples_seen",
-    )
-    names += ("train_seconds", "tokens_per_second", "trainable_parameters")
     return {
-        **{name: getattr(trial, name) for name in names},
+        **{name: getattr(trial, name) for name in _MEASURED_KEYS},
         "base_eval_loss": run.base.eval_loss if run.base else None,
         "full_fine_tuning": run.front.baseline.model_dump() if run.front.baseline else None,
         "against_full_fine_tuning": headline.model_dump(exclude={"trial_id"}) if headline else None,
@@ -168,7 +171,7 @@ def _read_adapter_config(adapter_dir: Path) -> dict[str, Any]:
 
 
 def _loadable_base_model(run: Run, adapter_config: dict[str, Any]) -> str:
-    """A hub id or folder that transformers loads by itself: not a wheel or a `.gguf` file, but what came of it."""
+    """What transformers loads by itself: for a wheel or a `.gguf` file the folder that was made of it."""
     source = str(run.config.get("base_model") or "")
     if source and not source.startswith("pypi:") and not source.endswith(".gguf"):
         return source

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from analysis.figure_style import LAYOUT, MUTED
+from analysis.figure_style import LAYOUT, MUTED, memory_unit
 from analysis.importance import Importance, comparable_losses, searched_dimensions
 from analysis.records import Front
 from analysis.text import label_of, number_text
-from search.units import GIB
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -77,7 +76,8 @@ def parallel_coordinates_figure(front: Front) -> "Figure | None":
         return None
     loss_values = [losses[trial.trial_id] for trial in trials]
     axes = [_axis(label_of(name), values) for name, values in dimensions.items()]
-    axes.append({"label": "memory (GiB)", "values": [(t.peak_memory_bytes or 0) / GIB for t in trials]})
+    scale, unit = memory_unit(front)
+    axes.append({"label": f"memory ({unit})", "values": [(t.peak_memory_bytes or 0) / scale for t in trials]})
     axes.append({"label": "loss", "values": loss_values})
     figure = go.Figure(
         go.Parcoords(

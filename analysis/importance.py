@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from analysis.records import TrialRecord
+from analysis.text import DERIVED_KEY
 
 ObjectiveName = Literal["eval_loss", "peak_memory_bytes"]
 
@@ -152,13 +153,14 @@ def _encode(values: list[Any]) -> tuple[list[Any], Any]:
 
 
 def _independent(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with alpha / rank in the place of alpha."""
-    rank, alpha = config.get("rank"), config.get("alpha")
-    if not (isinstance(rank, int | float) and isinstance(alpha, int | float) and rank > 0):
-        return dict(config)
+    """The config without what follows from other settings, and with alpha / rank in the place of alpha."""
+    settings = {key: value for key, value in config.items() if key != DERIVED_KEY}
+    if not {"rank", "alpha"} <= set(settings):
+        return settings
+    ratio = settings["alpha"] / settings["rank"]
     return {
-        (_ALPHA_RATIO if key == "alpha" else key): (alpha / rank if key == "alpha" else value)
-        for key, value in config.items()
+        (_ALPHA_RATIO if key == "alpha" else key): ratio if key == "alpha" else value
+        for key, value in settings.items()
     }
 
 

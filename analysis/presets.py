@@ -9,7 +9,7 @@ WAYS = "knee, quality, memory, under:SIZE (such as under:16GiB) or a trial's id"
 
 
 def pick(front: Front, how: str) -> TrialRecord:
-    """The trial that ``how`` names: `knee`, best `quality`, least `memory`, best quality `under:SIZE`, or an id.
+    """The trial that ``how`` names: knee, best quality, least memory, best quality under:SIZE, or an id.
 
     Raises:
         InputError: nothing is completed, nothing fits (the nearest alternative is named), or no such trial.

@@ -7,6 +7,7 @@ from typing import Any
 from analysis.figures import report_figures
 from analysis.files import write_atomically
 from analysis.headline import claims, recommended
+from analysis.report_table import table_columns, table_rows
 from analysis.report_view import (
     commands,
     measured_rows,
@@ -14,8 +15,6 @@ from analysis.report_view import (
     settings_rows,
     status_counts,
     sweep_rows,
-    table_columns,
-    table_rows,
 )
 from analysis.results import Run
 from analysis.text import short_label

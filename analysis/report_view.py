@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -11,30 +10,10 @@ from typing import Any
 from analysis.headline import recommended
 from analysis.records import TrialRecord
 from analysis.results import Run
-from analysis.tables import ordered_trials
-from analysis.text import MISSING, label_of, loss_text, number_text, ordered_config, varying_keys
+from analysis.text import label_of, loss_text, number_text, ordered_config
 from search.units import GIB, format_duration, format_memory
 
 _STATUSES = ("completed", "stopped", "infeasible", "failed", "running")
-_ALWAYS_SHOWN = ("rank", "alpha", "targets", "learning_rate", "batch_size")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A table cell: its text, and what it sorts by (None sorts last)."""
-
-    text: str
-    sort: float | str | None
-    numeric: bool = True
-
-
-@dataclass(frozen=True)
-class Row:
-    """One trial in the table."""
-
-    trial: TrialRecord
-    marks: str
-    cells: list[Cell]
 
 
 def status_counts(run: Run) -> dict[str, int]:
@@ -126,47 +105,6 @@ def commands(run: Run) -> list[tuple[str, str]]:
             ),
         ]
     return rows
-
-
-def table_columns(run: Run) -> list[str]:
-    """Config keys that get a column: the best-known ones, and all others that differ between trials."""
-    present = {key for trial in run.front.trials for key in trial.config}
-    first = [key for key in _ALWAYS_SHOWN if key in present]
-    return first + [key for key in varying_keys(run.front.trials) if key not in first]
-
-
-def table_rows(run: Run) -> list[Row]:
-    """All trials, front members first, full fine-tuning last."""
-    trials = ordered_trials(run.front)
-    if run.full_trial is not None:
-        trials.append(run.full_trial)
-    best = recommended(run.front)
-    columns = table_columns(run)
-    return [_row(trial, columns, is_best=trial is best) for trial in trials]
-
-
-def _row(trial: TrialRecord, columns: list[str], *, is_best: bool) -> Row:
-    is_full = trial.kind == "full"
-    config = {"targets": "every weight", **trial.config} if is_full else trial.config
-    peak, predicted = trial.peak_memory_bytes, trial.predicted_memory_bytes
-    memory = (
-        format_memory(peak) if peak is not None else f"~{format_memory(predicted)}" if predicted else MISSING
-    )
-    measured = [
-        Cell(loss_text(trial.eval_loss, trial.eval_loss_stderr), trial.eval_loss),
-        Cell(loss_text(trial.test_loss), trial.test_loss),
-        Cell(memory, peak if peak is not None else predicted),
-        Cell(_unit(trial.tokens_per_second, "") or MISSING, trial.tokens_per_second),
-        Cell(str(trial.examples_seen), trial.examples_seen),
-        Cell(format_duration(trial.train_seconds), trial.train_seconds),
-    ]
-    marks = "◆" if is_full else "★" if is_best else "●" if trial.on_front else ""
-    return Row(trial, marks, [_cell(config.get(key)) for key in columns] + measured)
-
-
-def _cell(value: Any) -> Cell:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return Cell(number_text(value), value if is_number or value is None else str(value), numeric=is_number)
 
 
 def _data_text(run: Run) -> str:

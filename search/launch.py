@@ -55,7 +55,9 @@ def _check_same_data(run_dir: Path, fingerprint: str) -> None:
     path = RunPaths(run_dir).trials_jsonl
     earlier = sweep_facts(read_events(path)).get("data", {}) if path.exists() else {}
     if earlier.get("fingerprint", fingerprint) != fingerprint:
-        raise InputError(f"the data or tokenizer of {run_dir} changed since it was started: trials would not compare")
+        raise InputError(
+            f"the data or tokenizer of {run_dir} changed since it was started: trials would not compare"
+        )
 
 
 def _prepare_environment(config: SweepConfig) -> None:
@@ -83,8 +85,9 @@ def _run(plan: SweepPlan, paths: RunPaths, command: str, console: Console) -> bo
             tracker.update(event.trial)
 
     sweep.journal.listeners.append(track)
+    eta = config.reduction_factor if config.scheduler == "asha" else 1
     try:
-        with Progress(console, total_trials=total, full_resource=config.max_examples) as progress:
+        with Progress(console, total_trials=total, rungs=config.rungs, eta=eta) as progress:
             for trial in sweep.journal.trials.values():
                 progress.remember(trial)
             sweep.journal.listeners.append(progress.listen)
@@ -167,5 +170,9 @@ def _print_end(front: Front, paths: RunPaths, console: Console) -> None:
     console.print(front_table(front))
     for line in headline_lines(front):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"report      {paths.report_html}\nrun folder  {paths.root}", highlight=False, soft_wrap=True)
-    console.print(f"next        lorafront export {paths.root} --pick knee --to preset", highlight=False, soft_wrap=True)
+    console.print(
+        f"report      {paths.report_html}\nrun folder  {paths.root}", highlight=False, soft_wrap=True
+    )
+    console.print(
+        f"next        lorafront export {paths.root} --pick knee --to preset", highlight=False, soft_wrap=True
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from search.config import SweepConfig
-from search.environment import available_memory_bytes, cpu_budget, default_concurrency
+from search.environment import cpu_budget, default_concurrency
 from search.errors import InputError
 from trainables.base_models import cache_root, read_architecture, resolve_base_model
 from trainables.data import PreparedData, prepare_data
@@ -68,7 +68,12 @@ class SweepPlan:
     def predict_memory(self, spec: TrialSpec) -> int:
         """Predicted peak bytes of a trial (the closed form of `trainables.memory_model`)."""
         return predicted_bytes(
-            self.config, self.architecture, spec.config, spec.target_modules, spec.kind, self.supervised_fraction
+            self.config,
+            self.architecture,
+            spec.config,
+            spec.target_modules,
+            spec.kind,
+            self.supervised_fraction,
         )
 
     @property
@@ -79,7 +84,11 @@ class SweepPlan:
 
 
 def predicted_bytes(
-    config: SweepConfig, arch: Architecture, trial: TrialConfig, modules: tuple[str, ...], kind: str = "lora",
+    config: SweepConfig,
+    arch: Architecture,
+    trial: TrialConfig,
+    modules: tuple[str, ...],
+    kind: str = "lora",
     supervised_fraction: float = 1.0,
 ) -> int:
     """Predicted peak bytes of one trial config on this machine's kind of device, on batches of full length."""
@@ -100,7 +109,9 @@ def device_type() -> Any:
     return "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
 
 
-def target_modules(config: SweepConfig, available: tuple[str, ...] = LLAMA_MODULES) -> dict[str, tuple[str, ...]]:
+def target_modules(
+    config: SweepConfig, available: tuple[str, ...] = LLAMA_MODULES
+) -> dict[str, tuple[str, ...]]:
     """The modules behind every target set that the space can choose.
 
     Raises:
@@ -112,7 +123,9 @@ def target_modules(config: SweepConfig, available: tuple[str, ...] = LLAMA_MODUL
 def memory_range(config: SweepConfig) -> tuple[int, int]:
     """Least and most predicted peak bytes over the corners of the space that move memory."""
     space, sets = config.search_space, target_modules(config)
-    ranks, batches = (_ends(space.dimensions.get(name), default) for name, default in (("rank", 8), ("batch_size", 4)))
+    ranks, batches = (
+        _ends(space.dimensions.get(name), default) for name, default in (("rank", 8), ("batch_size", 4))
+    )
     predictions = [
         predicted_bytes(
             config, config.architecture, TrialConfig(rank=rank, batch_size=batch, targets=name), sets[name]
@@ -179,7 +192,8 @@ def _check_budget(config: SweepConfig, arch: Architecture, targets: dict[str, tu
     if config.memory_budget is None:
         return
     (rank, _), (batch, _) = (
-        _ends(config.search_space.dimensions.get(name), default) for name, default in (("rank", 8), ("batch_size", 4))
+        _ends(config.search_space.dimensions.get(name), default)
+        for name, default in (("rank", 8), ("batch_size", 4))
     )
     least = min(
         predicted_bytes(config, arch, TrialConfig(rank=rank, batch_size=batch, targets=name), modules)

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 from rich.console import Console, Group
@@ -16,8 +17,12 @@ from search.units import format_duration, format_memory
 class Progress:
     """Listens to the journal. On a terminal a live view; otherwise one line per trial that ends."""
 
-    def __init__(self, console: Console, *, total_trials: int, full_resource: int) -> None:
-        self._console, self._total, self._full = console, total_trials, full_resource
+    def __init__(self, console: Console, *, total_trials: int, rungs: tuple[int, ...], eta: int) -> None:
+        """``eta``: one in so many trials goes on from a rung (1: all of them do)."""
+        self._console, self._total, self._full = console, total_trials, rungs[-1]
+        pieces = (rung - before for before, rung in pairwise((0, *rungs)))
+        self._mean_examples = sum(piece / eta**rung for rung, piece in enumerate(pieces))
+        self._seen_before = 0
         self._trials: dict[str, TrialRecord] = {}
         self._started = time.monotonic()
         self._live: Live | None = None
@@ -35,6 +40,7 @@ class Progress:
     def remember(self, trial: TrialRecord) -> None:
         """A trial of an earlier launch."""
         self._trials[trial.trial_id] = trial
+        self._seen_before += trial.examples_seen
 
     def listen(self, event: Event) -> None:
         """Take note of an event."""
@@ -46,31 +52,47 @@ class Progress:
 
     def _line(self, trial: TrialRecord) -> str:
         ended = sum(t.status != "running" for t in self._trials.values())
-        loss = "" if trial.eval_loss is None else f" loss {trial.eval_loss:.3f} after {trial.examples_seen} examples"
+        loss = (
+            ""
+            if trial.eval_loss is None
+            else f" loss {trial.eval_loss:.3f} after {trial.examples_seen} examples"
+        )
         why = f": {trial.error}" if trial.error else ""
         return f"[{ended}/{self._total}] {trial.trial_id} {trial.status}{loss}, {describe(trial)}{why} ({self._left()})"
 
     def _left(self) -> str:
-        """Time left, from the share of trials that ended; stopped and full ones alike, so it is rough."""
-        ended = sum(t.status != "running" for t in self._trials.values())
+        """Time left, from the examples seen against those that are still to be expected; rough by nature."""
         elapsed = time.monotonic() - self._started
-        if ended == 0:
+        seen = sum(t.examples_seen for t in self._trials.values()) - self._seen_before
+        if seen <= 0:
             return "time left unknown yet"
-        return f"about {format_duration(elapsed / ended * max(0, self._total - ended))} left"
+        # An ended trial needs nothing more; others, on average, what halving leaves of the full resource.
+        open_trials = self._total - sum(t.status != "running" for t in self._trials.values())
+        in_work = sum(t.examples_seen for t in self._trials.values() if t.status == "running")
+        expected = max(0.0, open_trials * self._mean_examples - in_work)
+        return f"about {format_duration(elapsed / seen * expected)} left"
 
     def _view(self) -> Group:
         trials = list(self._trials.values())
         counts = Counter(trial.status for trial in trials)
-        words = [f"{counts[s]} {s}" for s in ("running", "completed", "stopped", "infeasible", "failed") if counts[s]]
+        words = [
+            f"{counts[s]} {s}"
+            for s in ("running", "completed", "stopped", "infeasible", "failed")
+            if counts[s]
+        ]
         ended = len(trials) - counts["running"]
         head = Text(f"{ended} of {self._total} trials done: {', '.join(words) or 'starting'}", style="bold")
         done = [t for t in trials if t.status == "completed" and t.kind == "lora" and t.eval_loss is not None]
         best = min(done, key=lambda t: t.eval_loss or 0.0, default=None)
-        best_line = "best so far: none yet" if best is None else (
-            f"best so far: {best.trial_id}, loss {best.eval_loss:.3f}, {describe(best)}"
+        best_line = (
+            "best so far: none yet"
+            if best is None
+            else (f"best so far: {best.trial_id}, loss {best.eval_loss:.3f}, {describe(best)}")
         )
         elapsed = format_duration(time.monotonic() - self._started)
-        return Group(head, Text(best_line), Text(f"{elapsed} gone, {self._left()}", style="dim"), self._running(trials))
+        return Group(
+            head, Text(best_line), Text(f"{elapsed} gone, {self._left()}", style="dim"), self._running(trials)
+        )
 
     def _running(self, trials: list[TrialRecord]) -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim")
@@ -91,4 +113,3 @@ def describe(trial: TrialRecord) -> str:
     if trial.kind == "full":
         return f"full fine-tuning, {rate}"
     return f"rank {config['rank']}, alpha {config['alpha']:.3g}, {config['targets']}, {rate}"
-

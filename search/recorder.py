@@ -107,13 +107,18 @@ class Recorder(Callback):
         if "base_eval_loss" in result and self._journal.base is None:
             self._journal.found_base(result["base_eval_loss"], result["base_eval_loss_stderr"])
         rung = RungResult(
-            **{name: result[name] for name in ("examples_seen", "eval_loss", "eval_loss_stderr", "train_loss")},
+            **{
+                name: result[name]
+                for name in ("examples_seen", "eval_loss", "eval_loss_stderr", "train_loss")
+            },
             train_seconds=result["train_seconds"],
         )
         # A trial that went on from an older checkpoint reports a rung again: the newer result replaces it.
         rungs = [r for r in record.rungs if r.examples_seen < rung.examples_seen] + [rung]
         update = {name: result.get(name) for name in _RESULT_FIELDS if name not in _EXTRA or result.get(name)}
-        self._journal.trial("result", TrialRecord.model_validate({**record.model_dump(), **update, "rungs": rungs}))
+        self._journal.trial(
+            "result", TrialRecord.model_validate({**record.model_dump(), **update, "rungs": rungs})
+        )
         self._stopper.note(reason=None)
 
     def on_trial_save(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

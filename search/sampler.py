@@ -31,7 +31,10 @@ def open_study(config: SweepConfig, storage_path: str) -> Any:
         # Multivariate, because rank, alpha and learning rate act together; constant_liar keeps parallel workers
         # from asking for the same point (Optuna's TPESampler documentation).
         "tpe": lambda: optuna.samplers.TPESampler(
-            seed=config.seed, multivariate=True, constant_liar=True, n_startup_trials=max(4, min(10, config.trials // 2))
+            seed=config.seed,
+            multivariate=True,
+            constant_liar=True,
+            n_startup_trials=max(4, min(10, config.trials // 2)),
         ),
         "random": lambda: optuna.samplers.RandomSampler(seed=config.seed),
     }
@@ -133,7 +136,9 @@ class OptunaSearcher(Searcher):
             self._tell(asked, None)
         return None
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """Tell the study how a trial ended."""
         asked = self._asked.pop(trial_id, None)
         if asked is not None:

@@ -109,7 +109,9 @@ class Sweep:
         except KeyboardInterrupt:
             self.interrupted = True
         unfinished = [t for t in self.journal.trials.values() if t.status == "running"]
-        over_time = bool(self.config.time_budget) and time.monotonic() - started >= (self.config.time_budget or 0)
+        over_time = bool(self.config.time_budget) and time.monotonic() - started >= (
+            self.config.time_budget or 0
+        )
         if unfinished and not over_time and stopper.interrupted_by is None:
             self.interrupted = True
         return stopper
@@ -149,7 +151,9 @@ class Sweep:
         )
         return tune.TuneConfig(
             search_alg=searcher,
-            scheduler=make_scheduler(config.scheduler, config.rungs, config.reduction_factor, self._replay(done)),
+            scheduler=make_scheduler(
+                config.scheduler, config.rungs, config.reduction_factor, self._replay(done)
+            ),
             num_samples=len(first) + left,
             max_concurrent_trials=plan.machine.concurrent,
             time_budget_s=config.time_budget,
@@ -168,7 +172,9 @@ class Sweep:
             specs.append(plan.spec(BASELINE_ID, self.config.baseline_config(), kind="full"))
         for trial in known.values():
             if trial.kind == "lora" and trial.status == "running":
-                specs.append(plan.spec(trial.trial_id, trial_config(trial), resume_from=self._checkpoint(trial)))
+                specs.append(
+                    plan.spec(trial.trial_id, trial_config(trial), resume_from=self._checkpoint(trial))
+                )
         if not specs and need_base:
             return []  # the first sampled trial evaluates the base, see `SweepPlan.numbered_spec`
         return [specs[0].model_copy(update={"evaluate_base": need_base}), *specs[1:]] if specs else []
@@ -205,7 +211,9 @@ class Sweep:
 
 def trial_config(trial: TrialRecord) -> TrialConfig:
     """The config of a recorded trial."""
-    return TrialConfig.model_validate({k: v for k, v in trial.config.items() if k in TrialConfig.model_fields})
+    return TrialConfig.model_validate(
+        {k: v for k, v in trial.config.items() if k in TrialConfig.model_fields}
+    )
 
 
 def start_ray(plan: SweepPlan) -> None:
@@ -224,7 +232,9 @@ def start_ray(plan: SweepPlan) -> None:
     if ray.is_initialized():
         return
     for name in ("ray", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # trial errors are in the journal and on the screen
+        logging.getLogger(name).setLevel(
+            logging.CRITICAL
+        )  # trial errors are in the journal and on the screen
     address = plan.config.address
     try:
         if address:
@@ -238,7 +248,9 @@ def start_ray(plan: SweepPlan) -> None:
                 configure_logging=False,
             )
     except Exception as error:
-        raise BrokenEnvironmentError(f"Ray does not start ({str(error).splitlines()[0]}): lorafront doctor") from error
+        raise BrokenEnvironmentError(
+            f"Ray does not start ({str(error).splitlines()[0]}): lorafront doctor"
+        ) from error
 
 
 def _packages() -> list[str]:

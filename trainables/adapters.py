@@ -23,13 +23,13 @@ INITIAL_ADAPTER = "initial_adapter.safetensors"
 TRAINED_ADAPTER = "trained_adapter.safetensors"
 
 
-def lora_config(spec: TrialSpec, *, plain_init: bool = False) -> "LoraConfig":
-    """The PEFT configuration of a trial; ``plain_init`` leaves PiSSA's initialisation out."""
+def lora_config(spec: TrialSpec) -> "LoraConfig":
+    """The PEFT configuration of a trial."""
     from peft import LoraConfig
 
     config = spec.config
     # 16 iterations: the fast SVD whose result PiSSA's authors found as good as the exact one (their table 4).
-    init: bool | str = "pissa_niter_16" if config.init == "pissa" and not plain_init else True
+    init: bool | str = "pissa_niter_16" if config.init == "pissa" else True
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
@@ -64,18 +64,6 @@ def remove_adapter(model: "PeftModel") -> torch.nn.Module:
     return base
 
 
-def subtract_initial(model: "PeftModel", initial: dict[str, Tensor]) -> None:
-    """Do to the base weights what PiSSA's initialisation did: take away the initial adapter's product."""
-    from peft.tuners.lora import LoraLayer
-
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLayer):
-            a, b = (initial[f"{name}.lora_{side}.weight"].to(module.weight.device) for side in "AB")
-            weight = module.get_base_layer().weight
-            changed = weight.data.float() - module.scaling["default"] * b.float() @ a.float()
-            weight.data = changed.to(weight.dtype)
-
-
 def as_plain_lora(
     trained: dict[str, Tensor], initial: dict[str, Tensor], config: dict[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -86,13 +74,21 @@ def as_plain_lora(
     tensors = {}
     for name, tensor in trained.items():
         before = initial[name]
-        tensors[name] = torch.cat([tensor, before], 0) if "lora_A" in name else torch.cat([tensor, -before], 1)
+        tensors[name] = (
+            torch.cat([tensor, before], 0) if "lora_A" in name else torch.cat([tensor, -before], 1)
+        )
     factor = math.sqrt(2) if config["use_rslora"] else 2
-    plain = config | {"r": 2 * config["r"], "lora_alpha": factor * config["lora_alpha"], "init_lora_weights": True}
+    plain = config | {
+        "r": 2 * config["r"],
+        "lora_alpha": factor * config["lora_alpha"],
+        "init_lora_weights": True,
+    }
     return tensors, plain
 
 
-def save_adapter(model: "PeftModel", spec: TrialSpec, folder: Path, initial: dict[str, Tensor] | None) -> None:
+def save_adapter(
+    model: "PeftModel", spec: TrialSpec, folder: Path, initial: dict[str, Tensor] | None
+) -> None:
     """Write ``folder/adapter`` in PEFT's format, and for PiSSA (``initial`` given) the tensors to go on from."""
     adapter = folder / "adapter"
     adapter.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from search.errors import TrialError
-from trainables.adapters import load_adapter_tensors, save_adapter, saved_adapter, subtract_initial
+from trainables.adapters import load_adapter_tensors, save_adapter, saved_adapter
 from trainables.training import Progress, Training
 
 OPTIMIZER = "optimizer.safetensors"
@@ -22,7 +22,11 @@ def save_training(training: Training, folder: Path, extra: dict[str, Any]) -> No
     The full fine-tuning baseline keeps no weights (twelve bytes per parameter): it starts over.
     """
     spec = training.spec
-    state = {"spec": spec.model_dump(mode="json"), "extra": extra, "progress": asdict(training.progress)}
+    state: dict[str, Any] = {
+        "spec": spec.model_dump(mode="json"),
+        "extra": extra,
+        "progress": asdict(training.progress),
+    }
     if spec.kind == "lora":
         save_adapter(training.module, spec, folder, training.initial)  # type: ignore[arg-type]
         tensors, groups = _flatten_optimizer(training.optimizer.state_dict())
@@ -44,9 +48,8 @@ def load_training(training: Training, folder: Path) -> dict[str, Any]:
     if state["spec"]["config"] != spec.model_dump(mode="json")["config"]:
         raise TrialError(f"checkpoint {folder.name} belongs to another config")
     trained, initial = saved_adapter(folder)
-    if initial is not None:
-        subtract_initial(training.module, initial)  # type: ignore[arg-type]
-        training.initial = initial
+    if initial is not None and not _equal(initial, training.initial or {}):
+        raise TrialError("PiSSA starts differently on this machine than where the checkpoint was made")
     load_adapter_tensors(training.module, trained)  # type: ignore[arg-type]
     training.optimizer.load_state_dict(
         {"state": _unflatten(load_file(folder / OPTIMIZER)), "param_groups": state["optimizer_groups"]}
@@ -54,6 +57,10 @@ def load_training(training: Training, folder: Path) -> dict[str, Any]:
     training.scheduler.load_state_dict(state["schedule"])
     training.progress = Progress(**state["progress"])
     return dict(state["extra"])
+
+
+def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def _flatten_optimizer(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:

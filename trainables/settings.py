@@ -72,7 +72,9 @@ class TrialConfig(Settings):
     @model_validator(mode="after")
     def _pissa_and_dora_exclude_each_other(self) -> Self:
         if self.init == "pissa" and self.use_dora:
-            raise ValueError("init=pissa and use_dora=true cannot be combined: the exported adapter would not be exact")
+            raise ValueError(
+                "init=pissa and use_dora=true cannot be combined: the exported adapter would not be exact"
+            )
         return self
 
 

@@ -19,7 +19,13 @@ from search.errors import DivergedError, TrialError
 from trainables.adapters import adapter_tensors, lora_config, remove_adapter
 from trainables.batches import Batch, collate, longest_micro_batch, plan_rungs, split_micro
 from trainables.losses import SupervisedHead, to_device, token_losses
-from trainables.memory import DeviceMemory, preserved_training_state, probe_cpu_peak, read_cuda_peak, reset_cuda_peak
+from trainables.memory import (
+    DeviceMemory,
+    preserved_training_state,
+    probe_cpu_peak,
+    read_cuda_peak,
+    reset_cuda_peak,
+)
 from trainables.plugins import NO_SYNC_PLUGINS, clips_by_itself, make_plugin
 from trainables.settings import TrialSpec
 
@@ -69,7 +75,8 @@ class Training:
             reset_cuda_peak(device)
         self.booster = Booster(plugin=make_plugin(spec.execution))
         module = self._with_adapter(base)
-        self.initial = adapter_tensors(module) if spec.kind == "lora" and spec.config.init == "pissa" else None
+        keeps_initial = spec.kind == "lora" and spec.config.init == "pissa"
+        self.initial = {n: t.clone() for n, t in adapter_tensors(module).items()} if keeps_initial else None
         self.head = SupervisedHead(module)
         optimizer = self._make_optimizer(module)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule())
@@ -88,7 +95,9 @@ class Training:
             )
             wrong = [n for n, p in module.named_parameters() if p.requires_grad and "lora_" not in n]
             if wrong:
-                raise TrialError(f"parameters outside the adapter are trainable: {wrong[0]} and {len(wrong) - 1} more")
+                raise TrialError(
+                    f"parameters outside the adapter are trainable: {wrong[0]} and {len(wrong) - 1} more"
+                )
         if execution.gradient_checkpointing:
             # Not re-entrant: with a frozen embedding, re-entrant checkpoints leave adapters without gradients.
             module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -103,7 +112,9 @@ class Training:
             from colossalai.nn.optimizer import HybridAdam  # the one optimizer that steps where states lie
 
             return HybridAdam(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-        return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+        return torch.optim.AdamW(
+            parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
 
     def _schedule(self) -> Callable[[int], float]:
         total = sum(len(batches) for batches in self.plan)
@@ -184,11 +195,15 @@ class Training:
     def _check_gradients(self) -> None:
         """After the first backward: a trainable parameter without gradient trains nothing, silently."""
         self._checked_gradients = True
-        if clips_by_itself(self.spec.execution):  # ZeRO keeps gradients in its own buckets, not on the parameters
+        if clips_by_itself(
+            self.spec.execution
+        ):  # ZeRO keeps gradients in its own buckets, not on the parameters
             return
         without = [n for n, p in self.module.named_parameters() if p.requires_grad and p.grad is None]
         if without:
-            raise TrialError(f"{len(without)} trainable parameters got no gradient, the first is {without[0]}")
+            raise TrialError(
+                f"{len(without)} trainable parameters got no gradient, the first is {without[0]}"
+            )
 
     def probe_memory(self) -> DeviceMemory:
         """The peak of one optimizer step on the longest micro-batch, with Adam's states in place.

@@ -63,7 +63,12 @@ class LoraTrial(tune.Trainable):
             own_words = isinstance(error, LorafrontError)
             self._failure = str(error) if own_words else f"{type(error).__name__}: {first_line(error)}"
             infeasible = isinstance(error, OutOfMemoryError)
-            return {"trial": self.spec.trial_id, "failure": self._failure, "infeasible": infeasible, "done": True}
+            return {
+                "trial": self.spec.trial_id,
+                "failure": self._failure,
+                "infeasible": infeasible,
+                "done": True,
+            }
         return {"trial": self.spec.trial_id, "done": result["finished"], **result}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -106,7 +106,9 @@ class Worker:
             raise
         examples = training.spec.rungs[training.progress.rung - 1]
         if result.loss != result.loss or result.loss == float("inf"):
-            raise DivergedError(f"diverged: the validation loss became {result.loss} after {examples} examples")
+            raise DivergedError(
+                f"diverged: the validation loss became {result.loss} after {examples} examples"
+            )
         progress = training.progress
         return self._facts | {
             "examples_seen": examples,

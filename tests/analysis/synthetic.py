@@ -193,6 +193,7 @@ def _trial(index: int, rng: random.Random) -> TrialRecord:
     config = {"rank": rank, "alpha": ratio * rank, "targets": targets, "learning_rate": learning_rate}
     config |= {"batch_size": batch_size, "dropout": 0.0, "weight_decay": 0.0, "warmup_ratio": 0.1}
     config |= {"use_rslora": False, "use_dora": False, "init": "default"}
+    config["target_modules"] = TARGET_MODULES[targets]
     trial = TrialRecord(
         trial_id=f"t{index:03d}",
         status="completed",
