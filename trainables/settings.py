@@ -15,10 +15,7 @@ class Settings(BaseModel):
 
 
 class Architecture(Settings):
-    """The shape of a Llama-family model: what the memory model and the target-set check need.
-
-    ``bias`` says whether the attention projections carry one (Qwen2 does, Llama does not).
-    """
+    """The shape of a Llama-family model: what the memory model and the target-set check need."""
 
     hidden_size: int = Field(gt=0)
     intermediate_size: int = Field(gt=0)
