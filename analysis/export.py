@@ -165,9 +165,10 @@ def _read_adapter_config(adapter_dir: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         modules = content["target_modules"]
+        modules = [modules] if isinstance(modules, str) else sorted(modules)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a PEFT adapter configuration: {error!r}") from error
-    return {**content, "target_modules": [modules] if isinstance(modules, str) else sorted(modules)}
+    return {**content, "target_modules": modules}
 
 
 def _loadable_base_model(run: Run, adapter_config: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """The `lorafront` command. Heavy libraries are imported where they are used, so that it answers at once."""
 
-import os
 import shlex
 import sys
 import webbrowser
@@ -10,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
+from search.environment import disable_telemetry, quiet_libraries
 from search.errors import LorafrontError, SweepError
 
 app = typer.Typer(
@@ -236,7 +236,8 @@ def _end(finished: bool, run_dir: Path) -> None:
 
 def main() -> None:
     """The entry point: one line and exit code 2 for bad input or environment, 1 for our own failures."""
-    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    disable_telemetry()
+    quiet_libraries()
     debug = "--debug" in sys.argv
     try:
         app(standalone_mode=False)

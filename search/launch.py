@@ -8,7 +8,7 @@ from rich.console import Console
 
 from analysis.records import Event, Front, RunPaths
 from search.config import SweepConfig, resolve_config
-from search.environment import disable_telemetry, git_commit, quiet_libraries, software_versions
+from search.environment import git_commit, software_versions
 from search.errors import InputError, LorafrontError
 from search.plan import SweepPlan, make_plan
 from search.progress import Progress
@@ -27,7 +27,7 @@ def launch_sweep(config: SweepConfig, run_dir: Path, command: str, console: Cons
         raise InputError(
             f"run folder {run_dir} exists already: choose another --name or --out, or lorafront resume {run_dir}"
         )
-    _prepare_environment(config)
+    _check_tracking(config)
     plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
     return _run(plan, create_run_folder(config, run_dir), command, console)
 
@@ -42,7 +42,7 @@ def resume_sweep(run_dir: Path, console: Console) -> bool:
     if not paths.sweep_yaml.is_file():
         raise InputError(f"{run_dir} is not a run folder: it has no sweep.yaml")
     config = resolve_config(None, config_file=paths.sweep_yaml)
-    _prepare_environment(config)
+    _check_tracking(config)
     plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
     _check_same_data(run_dir, plan.data.fingerprint)
     return _run(plan, paths, f"lorafront resume {run_dir}", console)
@@ -60,9 +60,7 @@ def _check_same_data(run_dir: Path, fingerprint: str) -> None:
         )
 
 
-def _prepare_environment(config: SweepConfig) -> None:
-    disable_telemetry()
-    quiet_libraries()
+def _check_tracking(config: SweepConfig) -> None:
     if config.tracking_uri is not None:
         check_tracking(config.tracking_uri)
 
@@ -173,6 +171,6 @@ def _print_end(front: Front, paths: RunPaths, console: Console) -> None:
     console.print(
         f"report      {paths.report_html}\nrun folder  {paths.root}", highlight=False, soft_wrap=True
     )
-    console.print(
-        f"next        lorafront export {paths.root} --pick knee --to preset", highlight=False, soft_wrap=True
-    )
+    if any(trial.on_front for trial in front.trials):
+        command = f"lorafront export {paths.root} --pick knee --to preset"
+        console.print(f"next        {command}", highlight=False, soft_wrap=True)

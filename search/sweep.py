@@ -47,6 +47,7 @@ class Sweep:
         self.journal = Journal(paths, name=plan.config.name, size=plan.config.size)
         self.command = command
         self.interrupted = False
+        self._searcher: Any = None
 
     def run(self) -> Front:
         """Run what is left to run; returns the front.
@@ -108,13 +109,18 @@ class Sweep:
             tuner.fit()
         except KeyboardInterrupt:
             self.interrupted = True
-        unfinished = [t for t in self.journal.trials.values() if t.status == "running"]
-        over_time = bool(self.config.time_budget) and time.monotonic() - started >= (
-            self.config.time_budget or 0
+        over_time = (
+            self.config.time_budget is not None and time.monotonic() - started >= self.config.time_budget
         )
-        if unfinished and not over_time and stopper.interrupted_by is None:
-            self.interrupted = True
+        # Tune takes an interrupt itself and returns as if done: what is left to do tells.
+        self.interrupted |= self._something_left() and not over_time and stopper.interrupted_by is None
         return stopper
+
+    def _something_left(self) -> bool:
+        trials = self.journal.trials.values()
+        ended = [t for t in trials if t.kind == "lora" and t.status != "running" and _was_launched(t)]
+        too_few = len(ended) < self.config.trials and not self._searcher.used_up
+        return too_few or any(trial.status == "running" for trial in trials)
 
     def _trainable(self) -> Any:
         from ray import tune
@@ -138,8 +144,8 @@ class Sweep:
             study.enqueue_trial(config.search_space.restrict(config.recommended))
         done = [trial for trial in self.journal.trials.values() if trial.kind == "lora"]
         first = self._first_specs()
-        left = max(0, config.trials - sum(t.status != "infeasible" or bool(t.rungs) for t in done))
-        searcher = OptunaSearcher(
+        left = max(0, config.trials - sum(map(_was_launched, done)))
+        self._searcher = OptunaSearcher(
             study,
             config.search_space,
             plan.numbered_spec,
@@ -150,7 +156,7 @@ class Sweep:
             admit=self._admit,
         )
         return tune.TuneConfig(
-            search_alg=searcher,
+            search_alg=self._searcher,
             scheduler=make_scheduler(
                 config.scheduler, config.rungs, config.reduction_factor, self._replay(done)
             ),
@@ -207,6 +213,11 @@ class Sweep:
         update = {"status": "infeasible", "memory_source": "predicted", "error": reason}
         self.journal.trial("ended", record.model_copy(update=update))
         return False
+
+
+def _was_launched(trial: TrialRecord) -> bool:
+    """False for a config that was only predicted, and refused for its memory."""
+    return trial.status != "infeasible" or trial.memory_source != "predicted"
 
 
 def trial_config(trial: TrialRecord) -> TrialConfig:

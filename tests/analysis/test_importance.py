@@ -82,7 +82,13 @@ def test_diverged_trials_and_other_rungs_are_left_out() -> None:
 
 
 def test_only_settings_that_differ_are_dimensions_with_alpha_as_a_ratio() -> None:
-    first = {"rank": 8, "alpha": 16.0, "targets": "mlp", "target_modules": ["up_proj"], "dropout": 0.0}
+    first: dict[str, Any] = {
+        "rank": 8,
+        "alpha": 16.0,
+        "targets": "mlp",
+        "target_modules": ["up_proj"],
+        "dropout": 0.0,
+    }
     trials = [
         trial(0, 1.0, **first),
         trial(1, 1.0, **{**first, "alpha": 8.0, "target_modules": ["q_proj"]}),
