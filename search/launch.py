@@ -70,7 +70,7 @@ def _run(plan: SweepPlan, paths: RunPaths, command: str, console: Console) -> bo
 
     config = plan.config
     sweep = Sweep(plan, paths, command)
-    tracker = _start_tracker(config, paths)
+    tracker = _start_tracker(config, paths, sweep.run_key)
     total = config.trials + config.baseline.enabled
     console.print(
         f"{total} trials on {plan.machine.description}, {plan.machine.concurrent} at a time; run folder {paths.root}",
@@ -102,12 +102,11 @@ def _run(plan: SweepPlan, paths: RunPaths, command: str, console: Console) -> bo
     return not sweep.interrupted
 
 
-def _start_tracker(config: SweepConfig, paths: RunPaths) -> Tracker:
+def _start_tracker(config: SweepConfig, paths: RunPaths, run_key: str) -> Tracker:
     uri, artifacts = (config.tracking_uri, None) if config.tracking_uri else local_tracking(paths)
     tracker = Tracker(uri, artifact_root=artifacts, experiment="lorafront")
     tags = {"size": config.size, "seed": str(config.seed), "git_commit": git_commit() or "none"}
     tags |= {f"version.{name}": version for name, version in software_versions().items()}
-    run_key = str(paths.root.resolve())
     tracker.start_sweep(run_key, config.name, config.to_yaml_dict(), tags)
     return tracker
 

@@ -3,11 +3,13 @@
 import logging
 import os
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from analysis.files import write_atomically
+from analysis.front import sweep_facts
 from analysis.records import Front, RunPaths, TrialRecord
 from search.config import SweepConfig
 from search.environment import git_commit, software_versions
@@ -46,6 +48,7 @@ class Sweep:
         self.plan, self.paths, self.config = plan, paths, plan.config
         self.journal = Journal(paths, name=plan.config.name, size=plan.config.size)
         self.command = command
+        self.run_key = sweep_facts(self.journal.events).get("run_key") or uuid.uuid4().hex
         self.interrupted = False
         self._searcher: Any = None
 
@@ -71,6 +74,7 @@ class Sweep:
         reference = predicted_bytes(config, plan.architecture, config.baseline_config(), (), "full")
         first = {"created": now()} if not any(e.event == "sweep" for e in self.journal.events) else {}
         return first | {
+            "run_key": self.run_key,
             "name": config.name,
             "size": config.size,
             "finished": False,

@@ -33,7 +33,7 @@ class LoraTrial(tune.Trainable):
         quiet_libraries()
         spec = TrialSpec.model_validate(config["spec"])
         assert data is not None, "data come through tune.with_parameters"
-        self.worker = Worker(data, spec.execution.threads)
+        self.worker = Worker(data, spec.execution.threads, spec.execution.eval_batch_size)
         self._begin(spec)
 
     def _begin(self, spec: TrialSpec) -> None:

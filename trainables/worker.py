@@ -36,14 +36,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 class Worker:
     """Runs trials. What one trial leaves behind never reaches the next: same spec, same losses, bit for bit."""
 
-    def __init__(self, data: "PreparedData", threads: int | None = None) -> None:
+    def __init__(self, data: "PreparedData", threads: int | None = None, eval_batch_size: int = 8) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         if threads:
             torch.set_num_threads(threads)
         self.device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
         join_process_group(self.device)
         self.data = data
-        self._validation = eval_batches(data.validation, data.pad_token_id, 8, self.device)
+        self._validation = eval_batches(data.validation, data.pad_token_id, eval_batch_size, self.device)
         self._base: nn.Module | None = None
         self._base_key: tuple[str, str] | None = None
         self.training: Training | None = None
