@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 Point = Sequence[float]
 Points = Sequence[Point]
 
-# Below this normalised distance a point counts as on the line between the extremes: rounding, not a knee.
-_ON_THE_LINE = 1e-9
+# Normalised distances that differ by less are equal but for rounding.
+_ROUNDING = 1e-9
 
 
 def _as_array(points: Points) -> NDArray[np.float64]:
@@ -131,8 +131,6 @@ def knee_index(points: Points) -> int:
     if (low == high).any():  # all points are equal
         return int(by_quality[0])
     normalised = (array - low) / (high - low)
-    below_line = (1.0 - normalised.sum(axis=1))[by_quality]  # sqrt(2) times the distance; the extremes give 0
-    deepest = float(below_line.max())
-    if deepest <= _ON_THE_LINE:
-        return int(by_quality[0])
-    return int(by_quality[np.argmax(below_line > deepest - _ON_THE_LINE)])
+    # sqrt(2) times the distance. The extremes have 0: with nothing below the line the best quality is first.
+    below_line = (1.0 - normalised.sum(axis=1))[by_quality]
+    return int(by_quality[np.argmax(below_line > below_line.max() - _ROUNDING)])

@@ -169,6 +169,7 @@ def test_knee_does_not_depend_on_the_order(front: list[Point], rng: random.Rando
         ([(0.0, 3.0), (1.0, 2.0), (2.0, 1.0), (3.0, 0.0)], (0.0, 3.0)),  # on it, with rounding
         ([(0.0, 4.0), (3.0, 3.0), (4.0, 0.0)], (0.0, 4.0)),  # above it
         ([(0.0, 4.0), (1.0, 2.0), (2.0, 1.0), (4.0, 0.0)], (1.0, 2.0)),  # equally far: better quality
+        ([(0.0, 7.0), (1.0, 5.0), (2.0, 4.0), (7.0, 0.0)], (1.0, 5.0)),  # likewise, but for rounding
         ([(3.30, 1.2e9), (3.31, 0.9e9), (3.90, 0.8e9)], (3.31, 0.9e9)),
     ],
 )

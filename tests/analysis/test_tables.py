@@ -1,3 +1,4 @@
+import io
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from tests.analysis.synthetic import write_run
 
 
 def text_of(table: Table, width: int = 100) -> list[str]:
-    console = Console(width=width, color_system=None, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=width, color_system=None, record=True, file=io.StringIO())
     console.print(table)
     return console.export_text().splitlines()
 
