@@ -60,8 +60,6 @@ def sweep(
         "time_budget": time_budget, "concurrent": concurrent, "seed": seed, "name": name, "address": address,
         "tracking_uri": tracking_uri,
     }  # fmt: skip
-    if base_model is not None:
-        flags["base_model_sha256"] = None
     sections = {
         "data": {"source": data} if data else None,
         "baseline": {"enabled": False} if no_baseline else None,
@@ -199,7 +197,7 @@ def doctor(debug: Annotated[bool, Flag("--debug", help="Show tracebacks.")] = Fa
 def _print_dry_run(config: Any) -> None:
     from rich.table import Table
 
-    from search.plan import memory_range
+    from search.plan import memory_range, target_modules
     from search.units import format_memory
     from search.yaml_io import dump_yaml
 
@@ -210,7 +208,7 @@ def _print_dry_run(config: Any) -> None:
     for name, dimension in config.search_space.dimensions.items():
         table.add_row(name, dimension.describe())
     console.print(table)
-    least, most = memory_range(config)
+    least, most = memory_range(config, config.architecture, target_modules(config))
     console.print(f"rungs at {', '.join(map(str, config.rungs))} examples", highlight=False)
     console.print(
         f"predicted peak memory {format_memory(least)} to {format_memory(most)} per device", highlight=False

@@ -1,6 +1,6 @@
 """Everything a sweep needs before its first trial: checked, fetched and prepared, nothing written yet."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,19 +120,20 @@ def target_modules(
     return {n: resolve_targets(n, available, config.target_sets) for n in config.search_space.target_sets()}
 
 
-def memory_range(config: SweepConfig) -> tuple[int, int]:
-    """Least and most predicted peak bytes over the corners of the space that move memory."""
-    space, sets = config.search_space, target_modules(config)
-    ranks, batches = (
-        _ends(space.dimensions.get(name), default) for name, default in (("rank", 8), ("batch_size", 4))
-    )
+def memory_range(
+    config: SweepConfig, arch: Architecture, targets: Mapping[str, tuple[str, ...]]
+) -> tuple[int, int]:
+    """Least and most predicted peak bytes over the corners of the space that move memory.
+
+    ``targets`` gives the modules of every target set in the space.
+    """
+    dimensions = config.search_space.dimensions
+    ranks, batches = _ends(dimensions.get("rank"), 8), _ends(dimensions.get("batch_size"), 4)
     predictions = [
-        predicted_bytes(
-            config, config.architecture, TrialConfig(rank=rank, batch_size=batch, targets=name), sets[name]
-        )
+        predicted_bytes(config, arch, TrialConfig(rank=rank, batch_size=batch, targets=name), modules)
         for rank in ranks
         for batch in batches
-        for name in sets
+        for name, modules in targets.items()
     ]
     return min(predictions), max(predictions)
 
@@ -191,14 +192,7 @@ def _check_budget(config: SweepConfig, arch: Architecture, targets: dict[str, tu
 
     if config.memory_budget is None:
         return
-    (rank, _), (batch, _) = (
-        _ends(config.search_space.dimensions.get(name), default)
-        for name, default in (("rank", 8), ("batch_size", 4))
-    )
-    least = min(
-        predicted_bytes(config, arch, TrialConfig(rank=rank, batch_size=batch, targets=name), modules)
-        for name, modules in targets.items()
-    )
+    least, _ = memory_range(config, arch, targets)
     if least > config.memory_budget:
         raise InputError(
             f"memory budget {format_memory(config.memory_budget)} is below the smallest config of the space, "

@@ -18,8 +18,8 @@ _RESULT_FIELDS = (
 _EXTRA = ("peak_operator", "reserved_memory_bytes", "outside_allocator_bytes")
 
 
-def first_line(error: BaseException | str) -> str:
-    """An error's own last line: what a person needs of a remote traceback."""
+def last_line(error: BaseException | str) -> str:
+    """The last line of an error's text: what a person needs of a remote traceback."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
 
@@ -27,7 +27,7 @@ def first_line(error: BaseException | str) -> str:
 def _remote_error(trial: Any) -> str:
     """What Tune wrote down of an error that a worker raised or died of."""
     try:
-        return first_line(Path(trial.error_file).read_text(encoding="utf-8"))
+        return last_line(Path(trial.error_file).read_text(encoding="utf-8"))
     except (OSError, TypeError):
         return "the worker process died without a message (killed, or out of host memory)"
 

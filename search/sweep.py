@@ -4,7 +4,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,6 @@ from search.journal import Journal, now
 from search.plan import BASELINE_ID, SweepPlan, predicted_bytes
 from search.yaml_io import dump_yaml
 from trainables.settings import TrialConfig, TrialSpec
-
-Say = Callable[[str], None]
 
 
 def create_run_folder(config: SweepConfig, run_dir: Path) -> RunPaths:

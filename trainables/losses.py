@@ -64,7 +64,7 @@ class EvalResult:
 def mean_and_stderr(sums: Sequence[float], counts: Sequence[int]) -> EvalResult:
     """The ratio estimator sum(s) / sum(t), and its standard error over the n examples.
 
-    Var = n / (n - 1) sum((s_i - m t_i)^2) / (sum t)^2 (Cochran, Sampling Techniques, 3rd ed., section 6.4, without
+    Var = n / (n - 1) sum((s_i - m t_i)^2) / (sum t)^2 (Cochran, Sampling Techniques, on ratio estimators; without
     the finite-population factor). With one example there is no spread to see: the error is 0.
     """
     total, n = sum(counts), len(sums)

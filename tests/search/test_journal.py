@@ -6,7 +6,7 @@ import pytest
 from analysis.records import RunPaths, TrialRecord
 from search.errors import InputError
 from search.journal import Journal
-from search.recorder import FailureStopper, first_line
+from search.recorder import FailureStopper, last_line
 
 
 def record(trial_id: str, **fields: object) -> TrialRecord:
@@ -61,5 +61,5 @@ def test_three_first_failures_for_one_reason_end_the_sweep() -> None:
     assert not lucky.stop_all()
 
 
-def test_first_line_is_the_error_itself() -> None:
-    assert first_line("Traceback\n  File x\nValueError: no\n") == "ValueError: no"
+def test_last_line_is_the_error_itself() -> None:
+    assert last_line("Traceback\n  File x\nValueError: no\n") == "ValueError: no"
