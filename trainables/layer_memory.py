@@ -86,6 +86,11 @@ class LayerPass:
         return not self.full and (self.adapter_bytes != self.compute_bytes or self.dropout)
 
     @property
+    def fused(self) -> bool:
+        """Whether adapters take the fused pass of `trainables.fused_adapters`."""
+        return not (self.full or self.dora or self.dropout) and self.adapter_bytes != self.compute_bytes
+
+    @property
     def norm_saved(self) -> int:
         """RMSNorm keeps its input in fp32 and a scale per token; to train its weight, its output too."""
         elements = self.tokens * self.arch.hidden_size
@@ -159,10 +164,16 @@ class LayerPass:
         )
 
     def _lora(self, shape: LinearShape) -> LinearMemory:
-        """A kept product with A; the product with B and its scaled form; the gradients of both products."""
-        entering, leaving, inner = (self.tokens * size for size in (shape.inputs, shape.outputs, self.rank))
-        size = self.adapter_bytes
-        return LinearMemory(size * inner, 0, size * 2 * leaving, size * max(2 * leaving, entering + inner))
+        """A kept product with A; the product with B; the gradients of both products (`fused_adapters`)."""
+        sizes = shape.inputs, shape.outputs, self.rank
+        entering, leaving, inner = (self.adapter_bytes * self.tokens * size for size in sizes)
+        if not self.fused:  # PEFT's own pass has the scaled form beside the product
+            return LinearMemory(inner, 0, 2 * leaving, max(2 * leaving, entering + inner))
+        rounded = (
+            self.compute_bytes * self.tokens * shape.inputs
+        )  # the input's gradient, beside its fp32 form
+        weights = self.adapter_bytes * self.rank * (shape.inputs + shape.outputs)  # gradients of A and B
+        return LinearMemory(inner, 0, leaving, max(leaving, entering + rounded + weights) + inner)
 
     def _dora(self, shape: LinearShape) -> LinearMemory:
         """Also keeps the adapter's output, and that of the base weight cast to the adapter's dtype.
@@ -200,8 +211,10 @@ class LayerPass:
             gate.saved + up.saved + 2 * wide + up.forward,
             saved + product + (self._recomputed_end() if self.checkpointing else down.forward),
         )
+        # The residual stream's gradient is also that of the fused module's output.
+        shared_gradient = stream if self.fused and "down_proj" in self.targets else 0
         backward = stream + max(
-            saved + down.backward,
+            saved + down.backward - shared_gradient,
             saved - down.saved + 3 * wide,
             gate.saved + up.saved + 2 * wide + up.backward,
         )
@@ -210,14 +223,14 @@ class LayerPass:
     def _gradients_at_recomputation(self) -> int:
         """Recomputing starts when backward first needs a saved tensor: these gradients exist by then."""
         gradient = self.stream_bytes
-        if not self.full and "down_proj" in self.targets:
+        if not (self.full or self.fused) and "down_proj" in self.targets:
             gradient += self.compute_bytes if self.adapter_bytes != self.compute_bytes else 0
             gradient += self.adapter_bytes * (2 if self.dora else 1)
         return gradient * self.tokens * self.arch.hidden_size
 
     def _recomputed_end(self) -> int:
-        """Recomputing ends with the last tensor to save: in down_proj, before an adapter's product with B."""
-        if self.dora:
+        """Recomputing ends with the last tensor to save: in down_proj, in PEFT's own pass before the product with B."""
+        if self.dora or (self.fused and "down_proj" in self.targets):
             return self.linear["down_proj"].forward
         undropped = self._undropped(self.arch.intermediate_size) if "down_proj" in self.targets else 0
         return self.stream_bytes * self.tokens * self.arch.hidden_size + undropped

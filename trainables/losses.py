@@ -55,10 +55,16 @@ def token_losses(model: nn.Module, head: SupervisedHead, batch: Batch) -> Tensor
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Mean loss per supervised token over a split (nats) and its standard error over examples."""
+    """Mean loss per supervised token over a split (nats) and its standard error over examples.
+
+    ``sums`` are the summed losses of the examples and ``counts`` their supervised tokens, in the order of the split's
+    batches, so that two results on one split can be compared example by example.
+    """
 
     loss: float
     stderr: float
+    sums: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()
 
 
 def mean_and_stderr(sums: Sequence[float], counts: Sequence[int]) -> EvalResult:
@@ -70,7 +76,8 @@ def mean_and_stderr(sums: Sequence[float], counts: Sequence[int]) -> EvalResult:
     total, n = sum(counts), len(sums)
     mean = sum(sums) / total
     squares = sum((s - mean * t) ** 2 for s, t in zip(sums, counts, strict=True))
-    return EvalResult(mean, math.sqrt(squares * n / (n - 1)) / total if n > 1 else 0.0)
+    stderr = math.sqrt(squares * n / (n - 1)) / total if n > 1 else 0.0
+    return EvalResult(mean, stderr, tuple(sums), tuple(counts))
 
 
 def eval_batches(

@@ -123,7 +123,7 @@ class LiveBytesCounter(TorchDispatchMode):
             self.peak_bytes, self.peak_operator = self.current_bytes, operator
 
 
-def probe_cpu_peak(step: Callable[[], None], held: Iterable[Tensor]) -> DeviceMemory:
+def probe_cpu_peak(step: Callable[[], object], held: Iterable[Tensor]) -> DeviceMemory:
     """The most live bytes while ``step`` runs, where ``held`` are the tensors that are alive before it.
 
     Adam's states appear in the first optimizer step: probe after one, or let ``step`` run two. Wrap the call

@@ -13,20 +13,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from search.errors import DivergedError, TrialError
 from trainables.adapters import adapter_tensors, lora_config, remove_adapter
 from trainables.batches import Batch, collate, longest_micro_batch, plan_rungs, split_micro
+from trainables.fused_adapters import fuse_adapters
 from trainables.losses import SupervisedHead, to_device, token_losses
-from trainables.memory import (
-    DeviceMemory,
-    preserved_training_state,
-    probe_cpu_peak,
-    read_cuda_peak,
-    reset_cuda_peak,
-)
+from trainables.memory import reset_cuda_peak
 from trainables.plugins import NO_SYNC_PLUGINS, clips_by_itself, make_plugin
+from trainables.probe import MemoryProbe
 from trainables.settings import TrialSpec
 
 if TYPE_CHECKING:
@@ -53,6 +49,14 @@ def learning_rate_factor(step: int, total_steps: int, warmup_steps: int) -> floa
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
+def half_precision(spec: TrialSpec, device: torch.device) -> AbstractContextManager[Any]:
+    """Half-precision arithmetic on fp32 master weights, where the plugin has none of its own."""
+    execution = spec.execution
+    if spec.kind == "full" and execution.plugin == "ddp" and execution.dtype != "fp32":
+        return torch.autocast(device.type, dtype=_DTYPES[execution.dtype])
+    return nullcontext()
+
+
 class Training:
     """A trial in training: model with adapter, optimizer, schedule and data order, boosted by ColossalAI.
 
@@ -68,7 +72,8 @@ class Training:
         lengths = [len(example.input_ids) for example in data.train]
         self._micro_batch = spec.execution.micro_batch(spec.config.batch_size)
         self.plan = plan_rungs(len(data.train), spec.rungs, spec.config.batch_size, spec.seed, lengths)
-        self._longest = longest_micro_batch(self.plan, lengths, self._micro_batch)
+        longest = longest_micro_batch(self.plan, lengths, self._micro_batch)
+        self.probe = MemoryProbe(self, longest, accumulates=spec.config.batch_size > self._micro_batch)
         self._checked_gradients = False
         torch.manual_seed(spec.seed)
         if device.type == "cuda":
@@ -98,6 +103,7 @@ class Training:
                 raise TrialError(
                     f"parameters outside the adapter are trainable: {wrong[0]} and {len(wrong) - 1} more"
                 )
+            fuse_adapters(module)
         if execution.gradient_checkpointing:
             # Not re-entrant: with a frozen embedding, re-entrant checkpoints leave adapters without gradients.
             module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -126,11 +132,8 @@ class Training:
         return sum(p.numel() for p in (module or self.module).parameters() if p.requires_grad)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """bf16 arithmetic on fp32 master weights, where the plugin has none of its own."""
-        execution = self.spec.execution
-        if self.spec.kind == "full" and execution.plugin == "ddp" and execution.dtype != "fp32":
-            return torch.autocast(self.device.type, dtype=_DTYPES[execution.dtype])
-        return nullcontext()
+        """The context that losses are computed in."""
+        return half_precision(self.spec, self.device)
 
     def train_to_next_rung(self) -> float:
         """Train on the examples up to the next rung. Returns the mean training loss per token on them.
@@ -139,35 +142,37 @@ class Training:
             DivergedError: the loss is not finite.
             TrialError: adapter parameters get no gradient.
         """
+        batches = self.plan[self.progress.rung]
+        self.probe.before_rung(batches)
         torch.manual_seed(self.spec.seed * 1_000_003 + self.progress.rung + 1)
         started = time.perf_counter()
-        loss_sum, target_count = 0.0, 0
-        for indices in self.plan[self.progress.rung]:
-            step_sum, step_targets = self._step(indices)
-            if not math.isfinite(step_sum):
+        sums: list[tuple[float, int]] = []
+        for indices in batches:
+            self.probe.around(indices, lambda indices=indices: sums.append(self.step_on([indices])))  # type: ignore[misc]
+            if not math.isfinite(sums[-1][0]):
                 raise DivergedError(
-                    f"diverged: the training loss became {step_sum} at optimizer step {self.progress.steps + 1}"
+                    f"diverged: the training loss became {sums[-1][0]} at optimizer step {self.progress.steps + 1}"
                 )
-            loss_sum, target_count = loss_sum + step_sum, target_count + step_targets
             self.progress.steps += 1
+            self.progress.tokens += sum(len(self.data.train[index].input_ids) for index in indices)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self.progress.train_seconds += time.perf_counter() - started
+        self.progress.train_seconds += time.perf_counter() - started - self.probe.extra_seconds
+        self.probe.extra_seconds = 0.0
         self.progress.rung += 1
-        return loss_sum / target_count
+        return sum(loss for loss, _ in sums) / sum(targets for _, targets in sums)
 
     def _micro_batches(self, indices: list[int]) -> list[Batch]:
         chunks = split_micro(indices, self._micro_batch)
         examples = [[self.data.train[index] for index in chunk] for chunk in chunks]
         return [to_device(collate(chunk, self.data.pad_token_id), self.device) for chunk in examples]
 
-    def _step(self, indices: list[int]) -> tuple[float, int]:
-        """One optimizer step on a batch; returns the summed loss and the number of targets."""
-        batches = self._micro_batches(indices)
+    def step_on(self, parts: list[list[int]]) -> tuple[float, int]:
+        """One optimizer step on all examples of the parts, by index; returns the summed loss and the targets."""
+        batches = [batch for indices in parts for batch in self._micro_batches(indices)]
         targets = sum(len(batch.targets) for batch in batches)
         loss_sum = self._forward_backward(batches, targets)
         self._update()
-        self.progress.tokens += sum(int(batch.attention_mask.sum()) for batch in batches)
         return loss_sum, targets
 
     def _forward_backward(self, batches: list[Batch], targets: int) -> float:
@@ -204,41 +209,6 @@ class Training:
             raise TrialError(
                 f"{len(without)} trainable parameters got no gradient, the first is {without[0]}"
             )
-
-    def probe_memory(self) -> DeviceMemory:
-        """The peak of one optimizer step on the longest micro-batch, with Adam's states in place.
-
-        The training goes on afterwards as if the probe had not happened.
-        """
-        with preserved_training_state(self.module, self.optimizer, self.scheduler):
-            repeats = 2 if self.spec.config.batch_size > self._micro_batch else 1
-            self._create_optimizer_states(repeats)
-            if self.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(self.device)
-                self._probe_step(repeats)
-                return read_cuda_peak(self.device)
-            return probe_cpu_peak(partial(self._probe_step, repeats), self._held())
-
-    def _create_optimizer_states(self, repeats: int) -> None:
-        """Adam's states appear in its first step, which may see gradients of zero where it reads them itself."""
-        if clips_by_itself(self.spec.execution):
-            self._probe_step(repeats)
-            return
-        for parameter in self.module.parameters():
-            if parameter.requires_grad:
-                parameter.grad = torch.zeros_like(parameter)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def _probe_step(self, repeats: int) -> None:
-        batches = [batch for _ in range(repeats) for batch in self._micro_batches(self._longest)]
-        self._forward_backward(batches, sum(len(batch.targets) for batch in batches))
-        self._update()
-
-    def _held(self) -> list[Tensor]:
-        states = [v for s in self.optimizer.optim.state.values() for v in s.values() if torch.is_tensor(v)]
-        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-        return [*self.module.parameters(), *self.module.buffers(), *gradients, *states]
 
     def close(self) -> nn.Module:
         """End the training; returns the base model as it was before (but for PiSSA, which changes it)."""

@@ -1,7 +1,7 @@
 """A warm worker: one process with one device that runs trials one after another on a base model it keeps."""
 
 import os
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,11 @@ from torch import nn
 from search.errors import DivergedError, OutOfMemoryError
 from trainables.base_models import load_base_model
 from trainables.checkpoint import load_training, save_training
+from trainables.cpu_attention import use_short_attention
 from trainables.losses import EvalResult, SupervisedHead, eval_batches, evaluate
+from trainables.memory import DeviceMemory
 from trainables.settings import TrialSpec
-from trainables.training import Training
+from trainables.training import Training, half_precision
 
 if TYPE_CHECKING:
     from trainables.data import PreparedData
@@ -33,6 +35,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
 
 
+def _memory_facts(memory: DeviceMemory) -> dict[str, Any]:
+    return {
+        "peak_memory_bytes": memory.peak_bytes,
+        "reserved_memory_bytes": memory.reserved_bytes,
+        "outside_allocator_bytes": memory.outside_allocator_bytes,
+        "peak_operator": memory.peak_operator,
+        "memory_source": "measured",
+    }
+
+
 class Worker:
     """Runs trials. What one trial leaves behind never reaches the next: same spec, same losses, bit for bit."""
 
@@ -41,36 +53,30 @@ class Worker:
         if threads:
             torch.set_num_threads(threads)
         self.device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        if self.device.type == "cpu":
+            use_short_attention()
         join_process_group(self.device)
         self.data = data
-        self._validation = eval_batches(data.validation, data.pad_token_id, eval_batch_size, self.device)
+        self.validation = eval_batches(data.validation, data.pad_token_id, eval_batch_size, self.device)
         self._base: nn.Module | None = None
         self._base_key: tuple[str, str] | None = None
         self.training: Training | None = None
         self._facts: dict[str, Any] = {}
 
     def begin(self, spec: TrialSpec) -> None:
-        """Get ready for a trial: adapter on the kept base, optimizer, memory probe."""
+        """Get ready for a trial: adapter on the kept base, optimizer, data order."""
         self.end()
         try:
             base = self._load(spec)
             self._facts = {}
             if spec.evaluate_base:
-                result = self._evaluate_untouched(base)
+                result = self._evaluate_untouched(base, spec)
                 self._facts |= {"base_eval_loss": result.loss, "base_eval_loss_stderr": result.stderr}
             self.training = Training(spec, base, self.data, self.device)
-            memory = self.training.probe_memory()
         except Exception as error:
             self._drop_after(error)
             raise
-        self._facts |= {
-            "peak_memory_bytes": memory.peak_bytes,
-            "reserved_memory_bytes": memory.reserved_bytes,
-            "outside_allocator_bytes": memory.outside_allocator_bytes,
-            "peak_operator": memory.peak_operator,
-            "memory_source": "measured",
-            "trainable_parameters": self.training.trainable_parameters(),
-        }
+        self._facts["trainable_parameters"] = self.training.trainable_parameters()
 
     def _load(self, spec: TrialSpec) -> nn.Module:
         full_master = spec.kind == "full" and spec.execution.plugin == "ddp"
@@ -82,10 +88,10 @@ class Worker:
             self._base_key = key
         return self._base
 
-    def _evaluate_untouched(self, base: nn.Module) -> EvalResult:
+    def _evaluate_untouched(self, base: nn.Module, spec: TrialSpec) -> EvalResult:
         head = SupervisedHead(base)
         try:
-            return evaluate(base, head, self._validation, nullcontext)
+            return evaluate(base, head, self.validation, partial(half_precision, spec, self.device))
         finally:
             head.remove()
 
@@ -100,10 +106,12 @@ class Worker:
         assert training is not None, "begin a trial first"
         try:
             train_loss = training.train_to_next_rung()
-            result = evaluate(training.model, training.head, self._validation, training.autocast)
+            result = evaluate(training.model, training.head, self.validation, training.autocast)
         except Exception as error:
             self._drop_after(error)
             raise
+        if training.probe.memory is not None:
+            self._facts |= _memory_facts(training.probe.memory)
         examples = training.spec.rungs[training.progress.rung - 1]
         if result.loss != result.loss or result.loss == float("inf"):
             raise DivergedError(
@@ -138,6 +146,7 @@ class Worker:
         """Go on from a checkpoint of the trial that was begun."""
         assert self.training is not None, "begin a trial first"
         self._facts |= load_training(self.training, folder)
+        self.training.probe.is_done = "peak_memory_bytes" in self._facts
 
     def end(self) -> None:
         """Finish the trial and get the base model ready for the next one."""

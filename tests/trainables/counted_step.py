@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from trainables.fused_adapters import fuse_adapters
 from trainables.settings import Architecture
 
 # Not too tiny: hidden states, logits and weights all matter. Grouped queries, tied embeddings.
@@ -76,6 +77,7 @@ class CountedStep:
                 task_type="CAUSAL_LM",
             )
             model = get_peft_model(model.bfloat16(), config)  # makes the adapters fp32
+            fuse_adapters(model)
         if checkpointing is not None:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=checkpointing)
             if checkpointing.get("use_reentrant"):

@@ -11,6 +11,7 @@ from search.errors import DivergedError
 from tests.tiny import tiny_llama
 from trainables.data import PreparedData, prepare_data
 from trainables.modules import LLAMA_MODULES
+from trainables.probe import MemoryProbe
 from trainables.settings import DataSettings, ExecutionSettings, TrialConfig, TrialSpec
 from trainables.worker import Worker
 
@@ -168,3 +169,32 @@ def test_full_fine_tuning_needs_more_memory_than_lora(worker: Worker, folder: Pa
         peaks.append(worker.train_rung()["peak_memory_bytes"])
         worker.end()
     assert peaks[1] > peaks[0]
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_memory_measured_in_an_ordinary_step_is_that_of_a_probe_step(
+    worker: Worker, folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    trial = spec(folder, kind).model_copy(update={"rungs": (24,)})
+    worker.begin(trial)
+    in_passing = worker.train_rung()
+    assert worker.training is not None
+    monkeypatch.setattr(MemoryProbe, "_plain", False)
+    worker.begin(trial)
+    probed = worker.train_rung()
+    worker.end()
+    assert in_passing["eval_loss"] == probed["eval_loss"]
+    assert in_passing["peak_memory_bytes"] == pytest.approx(probed["peak_memory_bytes"], rel=1e-3)
+
+
+def test_what_a_checkpoint_knows_is_not_measured_again(
+    worker: Worker, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker.begin(spec(folder))
+    measured = worker.train_rung()["peak_memory_bytes"]
+    worker.save(tmp_path)
+    worker.begin(spec(folder))
+    worker.load(tmp_path)
+    monkeypatch.setattr(MemoryProbe, "_peak_of", None)
+    assert worker.train_rung()["peak_memory_bytes"] == measured
+    worker.end()
