@@ -197,7 +197,7 @@ def doctor(debug: Annotated[bool, Flag("--debug", help="Show tracebacks.")] = Fa
 def _print_dry_run(config: Any) -> None:
     from rich.table import Table
 
-    from search.plan import memory_range, target_modules
+    from search.plan import known_model, memory_range, target_modules
     from search.units import format_memory
     from search.yaml_io import dump_yaml
 
@@ -208,7 +208,8 @@ def _print_dry_run(config: Any) -> None:
     for name, dimension in config.search_space.dimensions.items():
         table.add_row(name, dimension.describe())
     console.print(table)
-    least, most = memory_range(config, config.architecture, target_modules(config))
+    architecture, modules = known_model(config)
+    least, most = memory_range(config, architecture, target_modules(config, modules))
     console.print(f"rungs at {', '.join(map(str, config.rungs))} examples", highlight=False)
     console.print(
         f"predicted peak memory {format_memory(least)} to {format_memory(most)} per device", highlight=False
@@ -238,9 +239,8 @@ def main() -> None:
     quiet_libraries()
     debug = "--debug" in sys.argv
     try:
-        app(standalone_mode=False)
-    except typer.Exit as end:
-        sys.exit(end.exit_code)
+        # A command's typer.Exit comes back as its code.
+        sys.exit(app(args=sys.argv[1:] or ["--help"], standalone_mode=False))
     except KeyboardInterrupt:
         sys.exit(130)
     except LorafrontError as error:

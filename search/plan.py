@@ -120,6 +120,19 @@ def target_modules(
     return {n: resolve_targets(n, available, config.target_sets) for n in config.search_space.target_sets()}
 
 
+def known_model(config: SweepConfig) -> tuple[Architecture, tuple[str, ...]]:
+    """The base model's shape and linear modules without fetching anything: a local folder's own, else the profile's.
+
+    Raises:
+        InputError: the folder holds no usable model.
+    """
+    folder = Path(config.base_model).expanduser()
+    if not folder.is_dir():
+        return config.architecture, LLAMA_MODULES
+    base = resolve_base_model(config.base_model)
+    return read_architecture(base), linear_modules(base)
+
+
 def memory_range(
     config: SweepConfig, arch: Architecture, targets: Mapping[str, tuple[str, ...]]
 ) -> tuple[int, int]:

@@ -12,23 +12,23 @@ from tests.tiny import tiny_llama
 
 LORAFRONT = str(Path(sys.executable).with_name("lorafront"))
 LEARNABLE = ["--set", "space.learning_rate={low: 1e-3, high: 3e-2, log: true}", "--set", "data.seq_len=64"]
+TINY_SWEEP = [
+    "sweep", "--base-model", "model", "--data", "chat.jsonl", "--trials", 8, "--max-examples", 36,
+    "--name", "tiny", "--concurrent", 1, *LEARNABLE,
+]  # fmt: skip
+
+
+def environment(cwd: Path) -> dict[str, str]:
+    """What the command runs in: a cache of its own, one thread, a wide terminal."""
+    own = {"LORAFRONT_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+    return {**os.environ, **own}
 
 
 def lorafront(*arguments: object, cwd: Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does."""
-    environment = {
-        **os.environ,
-        "LORAFRONT_CACHE": str(cwd / "cache"),
-        "OMP_NUM_THREADS": "1",
-        "COLUMNS": "160",
-    }
+    command = [LORAFRONT, *map(str, arguments)]
     return subprocess.run(
-        [LORAFRONT, *map(str, arguments)],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
+        command, cwd=cwd, env=environment(cwd), capture_output=True, text=True, timeout=timeout
     )
 
 
@@ -55,10 +55,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(workshop: Path) -> Path:
     """The run folder of a finished sweep of eight trials and the baseline."""
-    done = lorafront(
-        "sweep", "--base-model", "model", "--data", "chat.jsonl", "--trials", 8, "--max-examples", 36,
-        "--out", "run", "--name", "tiny", "--concurrent", 1, *LEARNABLE, cwd=workshop,
-    )  # fmt: skip
+    done = lorafront(*TINY_SWEEP, "--out", "run", cwd=workshop)
     assert done.returncode == 0, done.stdout + done.stderr
     (workshop / "stdout.txt").write_text(done.stdout)
     return workshop / "run"
