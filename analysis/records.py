@@ -18,11 +18,16 @@ class Record(BaseModel):
 
 
 class RungResult(Record):
-    """What a trial measured at one rung. Losses in nats per supervised token, memory in bytes."""
+    """What a trial measured at one rung. Losses in nats per supervised token, memory in bytes.
+
+    ``example_losses`` are the validation examples' parts of ``eval_loss``, which is their mean. All trials of a sweep
+    have the same examples in the same order, so two trials can be compared example by example.
+    """
 
     examples_seen: int
     eval_loss: float
     eval_loss_stderr: float
+    example_losses: list[float] | None = None
     train_loss: float | None = None
     train_seconds: float = 0.0
 

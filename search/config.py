@@ -49,7 +49,7 @@ class SweepConfig(Settings):
     rung_count: int = Field(3, ge=1, le=10)
     seed: int = Field(0, ge=0, lt=2**31)
     sampler: Literal["tpe", "random"] = "tpe"
-    scheduler: Literal["asha", "fifo"] = "asha"
+    scheduler: Literal["pareto-asha", "asha", "fifo"] = "pareto-asha"
     memory_budget: MemoryBytes | None = None
     time_budget: Seconds | None = None
     concurrent: int | None = Field(None, ge=1)

@@ -83,7 +83,7 @@ def _run(plan: SweepPlan, paths: RunPaths, command: str, console: Console) -> bo
             tracker.update(event.trial)
 
     sweep.journal.listeners.append(track)
-    eta = config.reduction_factor if config.scheduler == "asha" else 1
+    eta = 1 if config.scheduler == "fifo" else config.reduction_factor
     try:
         with Progress(console, total_trials=total, rungs=config.rungs, eta=eta) as progress:
             for trial in sweep.journal.trials.values():

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,14 @@ class FailureStopper(Stopper):
 class Recorder(Callback):
     """Writes every trial event into the journal. Lives in the driver; Tune may pickle it, but never uses the copy."""
 
-    def __init__(self, journal: Journal, stopper: FailureStopper, predict: Any) -> None:
-        self._journal, self._stopper, self._predict = journal, stopper, predict
+    def __init__(
+        self,
+        journal: Journal,
+        stopper: FailureStopper,
+        predict: Callable[[TrialSpec], int],
+        is_paused: Callable[[Any], bool] = lambda trial: False,
+    ) -> None:
+        self._journal, self._stopper, self._predict, self._is_paused = journal, stopper, predict, is_paused
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -109,7 +116,7 @@ class Recorder(Callback):
         rung = RungResult(
             **{
                 name: result[name]
-                for name in ("examples_seen", "eval_loss", "eval_loss_stderr", "train_loss")
+                for name in ("examples_seen", "eval_loss", "eval_loss_stderr", "example_losses", "train_loss")
             },
             train_seconds=result["train_seconds"],
         )
@@ -130,6 +137,8 @@ class Recorder(Callback):
         root = self._journal.paths.root.resolve()
         relative = os.path.relpath(path, root) if path.is_relative_to(root) else str(path)
         self._journal.trial("checkpoint", record.model_copy(update={"checkpoint": relative}))
+        if self._is_paused(trial):  # stopped, unless it is promoted later: it then starts again
+            self._end(self._record(trial), "stopped")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended: at the full resource, stopped by the scheduler, or by its own report of failure."""
@@ -141,7 +150,7 @@ class Recorder(Callback):
             self._end(record, "completed")
         elif last.get("done"):
             self._end(record, "stopped")
-        # else: the sweep is being shut down, and the trial stays resumable as `running`
+        # else: it was paused, which is recorded, or the sweep is shut down, and the trial stays resumable as `running`
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial raised, or its worker died."""

@@ -1,9 +1,11 @@
-"""Schedulers: Ray Tune's ASHA on examples seen, with the baseline left alone, and none (`fifo`)."""
+"""Schedulers by name: Pareto-aware ASHA, Ray Tune's ASHA on the loss alone, and none (`fifo`)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from search.pareto_asha import ParetoAsha, PastReport
 
 
 def is_baseline(trial: Any) -> bool:
@@ -62,9 +64,16 @@ class AshaOnExamples(ASHAScheduler):
 
 
 def make_scheduler(
-    name: str, rungs: Sequence[int], reduction_factor: int, replay: Sequence[tuple[str, int, float]] = ()
+    name: str,
+    rungs: Sequence[int],
+    reduction_factor: int,
+    past: Sequence[PastReport] = (),
+    workers: int = 1,
 ) -> TrialScheduler:
     """The scheduler of that name; a single rung leaves nothing to stop at."""
     if name == "fifo" or len(rungs) == 1:
         return FIFOScheduler()
+    if name == "pareto-asha":
+        return ParetoAsha(rungs, reduction_factor, workers=workers, past=past, exempt=is_baseline)
+    replay = [(report.trial_id, report.examples, report.report.loss) for report in past]
     return AshaOnExamples(rungs, reduction_factor, replay)

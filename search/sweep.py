@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from analysis.files import write_atomically
 from analysis.front import sweep_facts
@@ -18,6 +18,9 @@ from search.journal import Journal, now
 from search.plan import BASELINE_ID, SweepPlan, predicted_bytes
 from search.yaml_io import dump_yaml
 from trainables.settings import TrialConfig, TrialSpec
+
+if TYPE_CHECKING:
+    from search.pareto_asha import PastReport
 
 
 def create_run_folder(config: SweepConfig, run_dir: Path) -> RunPaths:
@@ -92,10 +95,12 @@ class Sweep:
 
         start_ray(self.plan)
         stopper = FailureStopper()
-        recorder = Recorder(self.journal, stopper, self.plan.predict_memory)
+        tune_config = self._tune_config()
+        is_paused = getattr(tune_config.scheduler, "is_paused", lambda trial: False)
+        recorder = Recorder(self.journal, stopper, self.plan.predict_memory, is_paused)
         tuner = tune.Tuner(
             self._trainable(),
-            tune_config=self._tune_config(),
+            tune_config=tune_config,
             run_config=tune.RunConfig(
                 name=f"launch-{sum(event.event == 'sweep' for event in self.journal.events):03d}",
                 storage_path=str(self.paths.tune.resolve()),
@@ -136,8 +141,10 @@ class Sweep:
     def _tune_config(self) -> Any:
         from ray import tune
 
+        from search.pareto_asha import ParetoAsha
         from search.sampler import OptunaSearcher, forget_unfinished, open_study
         from search.scheduler import make_scheduler
+        from search.slots import SlotSearcher
 
         config, plan = self.config, self.plan
         study = open_study(config, str(self.paths.optuna_db.resolve()))
@@ -157,18 +164,28 @@ class Sweep:
             next_number=1 + max((int(t.trial_id[1:]) for t in done), default=0),
             admit=self._admit,
         )
+        workers = plan.machine.concurrent
+        scheduler = make_scheduler(
+            config.scheduler, config.rungs, config.reduction_factor, self._past(done), workers
+        )
+        pauses = isinstance(scheduler, ParetoAsha)
         return tune.TuneConfig(
-            search_alg=self._searcher,
-            scheduler=make_scheduler(
-                config.scheduler, config.rungs, config.reduction_factor, self._replay(done)
-            ),
-            num_samples=len(first) + left,
-            max_concurrent_trials=plan.machine.concurrent,
+            search_alg=SlotSearcher(self._searcher, scheduler, self._revived) if pauses else self._searcher,
+            scheduler=scheduler,
+            num_samples=len(first)
+            + left
+            + len(done),  # the searcher ends the sweep; this is only an upper limit
+            max_concurrent_trials=None if pauses else workers,
             time_budget_s=config.time_budget,
             reuse_actors=True,
             trial_name_creator=lambda trial: str(trial.config["spec"]["trial_id"]),
             trial_dirname_creator=lambda trial: str(trial.config["spec"]["trial_id"]),
         )
+
+    def _revived(self, trial_id: str) -> TrialSpec:
+        """The spec with which a trial that an earlier launch stopped goes on from its checkpoint."""
+        trial = self.journal.trials[trial_id]
+        return self.plan.spec(trial_id, trial_config(trial), resume_from=self._checkpoint(trial))
 
     def _first_specs(self) -> list[TrialSpec]:
         """The baseline, then trials that an earlier launch left unfinished, from their last checkpoints."""
@@ -193,14 +210,19 @@ class Sweep:
         folder = (self.paths.root / trial.checkpoint).resolve()
         return str(folder) if (folder / "state.json").exists() else None
 
-    @staticmethod
-    def _replay(done: Sequence[TrialRecord]) -> list[tuple[str, int, float]]:
-        return [
-            (trial.trial_id, rung.examples_seen, rung.eval_loss)
-            for trial in done
-            if trial.status != "running"
-            for rung in trial.rungs
-        ]
+    def _past(self, done: Sequence[TrialRecord]) -> list["PastReport"]:
+        """What earlier launches found at the rungs, in the order of the trials."""
+        from search.pareto_asha import PastReport, report_of
+
+        reports = []
+        for trial in done:
+            for rung in trial.rungs:
+                result = rung.model_dump() | {"peak_memory_bytes": trial.peak_memory_bytes}
+                then: Literal["went on", "paused", "ended"] = "went on"
+                if rung is trial.rungs[-1] and trial.status != "running":
+                    then = "paused" if trial.status == "stopped" and self._checkpoint(trial) else "ended"
+                reports.append(PastReport(trial.trial_id, rung.examples_seen, report_of(result), then))
+        return reports
 
     def _admit(self, spec: TrialSpec) -> bool:
         """Keep a config that is predicted over the memory budget from being launched, and record it."""

@@ -66,6 +66,12 @@ class EvalResult:
     sums: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
 
+    @property
+    def example_losses(self) -> list[float]:
+        """The examples' parts of the loss: their mean is `loss`."""
+        scale = len(self.sums) / sum(self.counts)
+        return [round(total * scale, 6) for total in self.sums]
+
 
 def mean_and_stderr(sums: Sequence[float], counts: Sequence[int]) -> EvalResult:
     """The ratio estimator sum(s) / sum(t), and its standard error over the n examples.

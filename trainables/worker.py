@@ -122,6 +122,7 @@ class Worker:
             "examples_seen": examples,
             "eval_loss": result.loss,
             "eval_loss_stderr": result.stderr,
+            "example_losses": result.example_losses,
             "train_loss": train_loss,
             "train_seconds": progress.train_seconds,
             "tokens_per_second": progress.tokens / progress.train_seconds,

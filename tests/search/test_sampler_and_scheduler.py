@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from search.config import SweepConfig, resolve_config
+from search.pareto_asha import PastReport
+from search.rung import Report
 from search.sampler import OptunaSearcher, forget_unfinished, open_study
 from search.scheduler import AshaOnExamples, make_scheduler
 from trainables.settings import ExecutionSettings, TrialConfig, TrialSpec
@@ -115,8 +117,9 @@ def test_asha_keeps_the_best_third_and_never_stops_the_baseline() -> None:
 
 
 def test_asha_remembers_an_earlier_launch() -> None:
-    replay = [("t0001", 4, 1.0), ("t0002", 4, 1.1), ("t0003", 4, 1.2)]
-    scheduler: Any = make_scheduler("asha", (4, 12, 36), 3, replay)
+    found = [("t0001", 1.0), ("t0002", 1.1), ("t0003", 1.2)]
+    past = [PastReport(name, 4, Report(loss, 0.0, 1), "ended") for name, loss in found]
+    scheduler: Any = make_scheduler("asha", (4, 12, 36), 3, past)
     trial = tune_trial(1)
     scheduler.on_trial_add(None, trial)
     assert scheduler.on_trial_result(None, trial, {"examples_seen": 4, "eval_loss": 3.0}) == "STOP"

@@ -1,0 +1,203 @@
+"""Pareto-aware ASHA: a Ray Tune scheduler that keeps the trials worth having for a front of loss against memory."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+
+from search.rung import Report, Rung
+
+
+class PastReport(NamedTuple):
+    """A rung that a trial of an earlier launch reached.
+
+    ``then``: it went on from there, it was paused there (and has a checkpoint to go on from), or it ended there.
+    """
+
+    trial_id: str
+    examples: int
+    report: Report
+    then: Literal["went on", "paused", "ended"]
+
+
+def trial_name(trial: Any) -> str:
+    """The sweep's own id of a Tune trial: the same in every launch."""
+    return str(trial.config["spec"]["trial_id"])
+
+
+class ParetoAsha(TrialScheduler):
+    """Asynchronous successive halving by Pareto rank (MO-ASHA, arXiv 2106.12639), pausing instead of killing.
+
+    A trial that reports at a rung goes on if it is among the best 1 / ``reduction_factor`` of those seen there so far
+    (`Rung.best`); no trial waits for a rung to fill. Otherwise it is paused. When a worker is free and the rung's
+    picture has changed so far that a paused trial belongs to the best, it goes on from its checkpoint before anything
+    new is started (ASHA's promotion, arXiv 1810.05934, algorithm 2), as long as no more than one in
+    ``reduction_factor`` have gone on. When nothing new is to come, the paused trials end.
+
+    Args:
+        rungs: numbers of examples, ascending; at the last one nothing is left to decide.
+        reduction_factor: eta in the papers.
+        workers: how many trials run at once.
+        past: reports of earlier launches. Their trials can be promoted, too: `revive` names them.
+        resolution: relative difference of memory below which two trials need the same.
+        exempt: which Tune trials always go on (the baseline).
+    """
+
+    def __init__(
+        self,
+        rungs: Sequence[int],
+        reduction_factor: int,
+        *,
+        workers: int = 1,
+        past: Sequence[PastReport] = (),
+        resolution: float = 0.01,
+        exempt: Callable[[Any], bool] = lambda trial: False,
+    ) -> None:
+        super().__init__()
+        self._eta, self._workers, self._exempt = reduction_factor, workers, exempt
+        self._rungs = {examples: Rung(examples, resolution) for examples in rungs[:-1]}
+        self._paused: dict[
+            str, tuple[int, Any]
+        ] = {}  # where, and the Tune trial (None: of an earlier launch)
+        self._active: set[str] = set()
+        for report in past:
+            self._remember(report)
+
+    def _remember(self, past: PastReport) -> None:
+        rung = self._rungs.get(past.examples)
+        if rung is None:
+            return
+        rung.reports[past.trial_id] = past.report
+        if past.then == "went on":
+            rung.promoted.add(past.trial_id)
+        elif past.then == "paused":
+            self._paused[past.trial_id] = past.examples, None
+
+    def is_paused(self, trial: Any) -> bool:
+        """Whether a Tune trial is paused, or will be once its checkpoint is written."""
+        return trial_name(trial) in self._paused
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a worker is free for a trial that nobody has asked for yet."""
+        return len(self._active) < self._workers
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """A new trial takes a worker; one of an earlier launch is no longer only paused."""
+        self._active.add(trial.trial_id)
+        self._paused.pop(trial_name(trial), None)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+        """Continue or pause."""
+        rung = self._rungs.get(result.get("examples_seen", 0))
+        if rung is None or self._exempt(trial):
+            return str(TrialScheduler.CONTINUE)
+        name = trial_name(trial)
+        rung.reports[name] = report_of(result)
+        if name in rung.best(self._eta):
+            rung.promoted.add(name)
+            return str(TrialScheduler.CONTINUE)
+        self._paused[name] = rung.examples, trial
+        self._active.discard(trial.trial_id)
+        return str(TrialScheduler.PAUSE)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """A paused trial that has become one of the best, else the next new one."""
+        if self.has_room:
+            promoted = self._promote(of_earlier_launch=False)
+            if promoted is not None:
+                self._active.add(promoted.trial_id)
+                return promoted
+        trials = tune_controller.get_trials()
+        pending = next((trial for trial in trials if trial.status == Trial.PENDING), None)
+        if pending is None and not self._active and tune_controller.search_alg.is_finished():
+            self._end_paused(tune_controller)
+        return pending
+
+    def revive(self) -> str | None:
+        """A paused trial of an earlier launch that has become one of the best; it counts as going on from now."""
+        return self._promote(of_earlier_launch=True) if self.has_room else None
+
+    def wants_promotion(self) -> bool:
+        """Whether a paused trial is to go on before anything new is started."""
+        return self._next_promotion(of_earlier_launch=False) is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no trial runs or waits for a worker."""
+        return not self._active
+
+    def _promote(self, *, of_earlier_launch: bool) -> Any:
+        found = self._next_promotion(of_earlier_launch=of_earlier_launch)
+        if found is None:
+            return None
+        rung, name = found
+        rung.promoted.add(name)
+        _, trial = self._paused.pop(name)
+        return name if of_earlier_launch else trial
+
+    def _next_promotion(self, *, of_earlier_launch: bool) -> tuple[Rung, str] | None:
+        """The best paused trial of the highest rung that has not sent on its share yet."""
+        for rung in reversed(self._rungs.values()):
+            if len(rung.promoted) >= rung.quota(self._eta):
+                continue
+            for name in rung.best(self._eta):
+                examples, trial = self._paused.get(name, (None, None))
+                if examples == rung.examples and (trial is None) == of_earlier_launch and _is_ready(trial):
+                    return rung, name
+        return None
+
+    def _end_paused(self, tune_controller: Any) -> None:
+        """Nothing new will come that could change the rungs: what is paused has been stopped for good."""
+        for name, (_, trial) in list(self._paused.items()):
+            if trial is not None and trial.status == Trial.PAUSED:
+                del self._paused[name]
+                tune_controller.stop_trial(trial)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> None:
+        """A worker is free again."""
+        self._active.discard(trial.trial_id)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """A worker is free again."""
+        self.on_trial_remove(tune_controller, trial)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """The trial is gone; what it reported stays."""
+        self._active.discard(trial.trial_id)
+        self._paused.pop(trial_name(trial), None)
+
+    def debug_string(self) -> str:
+        """The rungs in one line."""
+        rungs = (
+            f"{r.examples}: {len(r.reports)} reported, {len(r.promoted)} went on"
+            for r in self._rungs.values()
+        )
+        return "Pareto-ASHA; " + "; ".join(rungs)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the state follows from trials.jsonl (``past``)."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, see `save`."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its set-up for a restore of its own, which lorafront does not use."""
+        return {}
+
+
+def _is_ready(trial: Any) -> bool:
+    """A pause takes effect once the checkpoint is written."""
+    return trial is None or trial.status == Trial.PAUSED
+
+
+def report_of(result: Mapping[str, Any]) -> Report:
+    """The report in a trial's result."""
+    losses = result.get("example_losses")
+    return Report(
+        float(result["eval_loss"]),
+        float(result.get("eval_loss_stderr") or 0.0),
+        float(result["peak_memory_bytes"]),
+        tuple(losses) if losses else None,
+    )

@@ -1,0 +1,64 @@
+"""Sampling only when a worker is free for the new trial: paused trials hold none, and promotions come first."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from search.pareto_asha import ParetoAsha
+from trainables.settings import TrialSpec
+
+
+class SlotSearcher(Searcher):
+    """Stands between Ray Tune and a searcher, in place of Tune's own limit, which would count paused trials as running.
+
+    Args:
+        searcher: that samples.
+        scheduler: that pauses and promotes.
+        revived_spec: the spec with which a trial of an earlier launch goes on from its checkpoint.
+    """
+
+    def __init__(
+        self, searcher: Searcher, scheduler: ParetoAsha, revived_spec: Callable[[str], TrialSpec]
+    ) -> None:
+        super().__init__(metric=None, mode=None)
+        self._searcher, self._scheduler, self._revived_spec = searcher, scheduler, revived_spec
+        self._exhausted = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its set-up for a restore of its own, which lorafront does not use."""
+        return {}
+
+    def __deepcopy__(self, memo: Any) -> "SlotSearcher":
+        return self
+
+    def suggest(self, trial_id: str) -> Any:
+        """A config; None while no worker is free; FINISHED when no trial can come or go on any more."""
+        scheduler = self._scheduler
+        if not scheduler.has_room or scheduler.wants_promotion():
+            return None
+        revived = scheduler.revive()
+        if revived is not None:
+            return {"spec": self._revived_spec(revived).model_dump(mode="json")}
+        if not self._exhausted:
+            suggested = self._searcher.suggest(trial_id)
+            if suggested != Searcher.FINISHED:
+                return suggested
+            self._exhausted = True
+        return Searcher.FINISHED if scheduler.is_idle else None
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Passed on."""
+        self._searcher.on_trial_result(trial_id, result)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Passed on; a trial that ends while it is paused has no result of its own, but the searcher saw its last."""
+        self._searcher.on_trial_complete(trial_id, result, error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""

@@ -1,0 +1,198 @@
+"""Pareto-ASHA as Ray Tune drives it: going on, pausing, promotion, the end, and going on after a restart."""
+
+from typing import Any
+
+import pytest
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from search.pareto_asha import ParetoAsha, PastReport
+from search.rung import Report
+from search.scheduler import is_baseline, make_scheduler
+from search.slots import SlotSearcher
+from trainables.settings import ExecutionSettings, TrialConfig, TrialSpec
+
+CONTINUE, PAUSE = TrialScheduler.CONTINUE, TrialScheduler.PAUSE
+
+
+class FakeTrial:
+    def __init__(self, name: str, kind: str = "lora", launch: int = 1) -> None:
+        self.trial_id = f"{launch}-{name}"
+        self.config = {"spec": {"trial_id": name, "kind": kind}}
+        self.status = Trial.PENDING
+
+
+class Tune:
+    """The part of Tune's controller that a scheduler sees; `report` does what Tune does with a decision."""
+
+    def __init__(self, scheduler: ParetoAsha) -> None:
+        self.scheduler, self.trials, self.search_alg = scheduler, [], self
+        self.finished = False
+        self.stopped: list[str] = []
+
+    def is_finished(self) -> bool:
+        return self.finished
+
+    def get_trials(self) -> list[FakeTrial]:
+        return self.trials
+
+    def stop_trial(self, trial: Any) -> None:
+        self.scheduler.on_trial_remove(self, trial)
+        trial.status = Trial.TERMINATED
+        self.stopped.append(trial.config["spec"]["trial_id"])
+
+    def start(self, name: str, kind: str = "lora") -> FakeTrial:
+        trial = FakeTrial(name, kind)
+        self.trials.append(trial)
+        self.scheduler.on_trial_add(self, trial)
+        trial.status = Trial.RUNNING
+        return trial
+
+    def report(self, trial: FakeTrial, examples: int, loss: float, memory: float) -> str:
+        result = {"examples_seen": examples, "eval_loss": loss, "peak_memory_bytes": memory}
+        decision = self.scheduler.on_trial_result(self, trial, result)
+        if decision == PAUSE:
+            trial.status = Trial.PAUSED
+        return decision
+
+
+def tune(workers: int = 2, past: list[PastReport] | None = None) -> Tune:
+    return Tune(ParetoAsha((16, 48, 144), 3, workers=workers, past=past or [], exempt=is_baseline))
+
+
+def test_a_small_trial_goes_on_although_its_loss_is_worst() -> None:
+    sweep = tune()
+    decisions = [
+        sweep.report(sweep.start(f"t{n}"), 16, loss, memory)
+        for n, (loss, memory) in enumerate([(3.0, 900), (3.1, 900), (3.2, 900), (3.6, 300)])
+    ]
+    assert decisions == [CONTINUE, PAUSE, PAUSE, CONTINUE]
+
+
+def test_nothing_is_decided_at_the_full_resource_nor_for_the_baseline() -> None:
+    sweep = tune()
+    for number in range(3):
+        assert sweep.report(sweep.start(f"t{number}"), 144, 3.0 + number, 900) == CONTINUE
+    baseline = sweep.start("baseline", "full")
+    sweep.report(sweep.start("t7"), 16, 1.0, 1)
+    assert sweep.report(baseline, 16, 9.0, 9000) == CONTINUE
+
+
+def test_a_paused_trial_is_promoted_when_the_picture_changes() -> None:
+    sweep = tune()
+    first, second = sweep.start("t1"), sweep.start("t2")
+    assert sweep.report(first, 16, 3.0, 900) == CONTINUE
+    assert sweep.report(second, 16, 3.1, 900) == PAUSE
+    assert sweep.scheduler.choose_trial_to_run(sweep) is None  # one of two is more than one in three
+    for number in (3, 4):
+        assert sweep.report(sweep.start(f"t{number}"), 16, 3.5, 950) == PAUSE
+    assert sweep.scheduler.wants_promotion()
+    assert sweep.scheduler.choose_trial_to_run(sweep) is second
+    second.status = Trial.RUNNING
+    assert sweep.scheduler.choose_trial_to_run(sweep) is None
+    assert sweep.report(second, 48, 2.9, 900) == CONTINUE
+
+
+def test_no_promotion_without_a_free_worker_or_before_the_checkpoint_is_written() -> None:
+    sweep = tune(workers=1)
+    running = sweep.start("t1")
+    sweep.report(running, 16, 3.0, 900)
+    paused = sweep.start("t2")
+    sweep.report(paused, 16, 3.1, 900)
+    for number in (3, 4):
+        sweep.report(sweep.start(f"t{number}"), 16, 3.5, 950)
+    assert sweep.scheduler.choose_trial_to_run(sweep) is None
+    sweep.scheduler.on_trial_complete(sweep, running, {})
+    paused.status = Trial.RUNNING  # still saving
+    assert sweep.scheduler.choose_trial_to_run(sweep) is None
+    paused.status = Trial.PAUSED
+    assert sweep.scheduler.choose_trial_to_run(sweep) is paused
+
+
+def test_paused_trials_end_when_nothing_new_is_to_come() -> None:
+    sweep = tune()
+    running, paused = sweep.start("t1"), sweep.start("t2")
+    sweep.report(running, 16, 3.0, 900)
+    sweep.report(paused, 16, 3.1, 900)
+    sweep.finished = True
+    assert sweep.scheduler.choose_trial_to_run(sweep) is None
+    assert sweep.stopped == []
+    sweep.scheduler.on_trial_complete(sweep, running, {})
+    assert sweep.scheduler.choose_trial_to_run(sweep) is None
+    assert sweep.stopped == ["t2"]
+    assert not sweep.scheduler.is_paused(paused)
+
+
+def test_an_error_frees_the_worker_and_forgets_the_pause() -> None:
+    sweep = tune(workers=1)
+    trial = sweep.start("t1")
+    assert not sweep.scheduler.has_room
+    sweep.scheduler.on_trial_error(sweep, trial)
+    assert sweep.scheduler.has_room
+    assert sweep.scheduler.is_idle
+
+
+def past_of(decisions: list[tuple[str, float, float, str]]) -> list[PastReport]:
+    then = {CONTINUE: "went on", PAUSE: "paused"}
+    return [PastReport(n, 16, Report(loss, 0.0, memory), then[d]) for n, loss, memory, d in decisions]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_after_a_restart_every_later_decision_is_the_same(cut: int) -> None:
+    measured = [(3.0 + (7 * n) % 12 / 10, 300.0 + (5 * n) % 12 * 50) for n in range(12)]
+    whole = tune()
+    expected = [whole.report(whole.start(f"t{n}"), 16, *m) for n, m in enumerate(measured)]
+    rows = [(f"t{n}", *measured[n], expected[n]) for n in range(cut)]
+    restarted = tune(past=past_of(rows))
+    found = [restarted.report(restarted.start(f"t{n}"), 16, *measured[n]) for n in range(cut, 12)]
+    assert found == expected[cut:]
+
+
+def test_a_trial_paused_by_an_earlier_launch_is_revived_through_the_searcher() -> None:
+    rows = [("t1", 3.0, 900.0, CONTINUE), ("t2", 3.1, 900.0, PAUSE), ("t3", 3.5, 950.0, PAUSE)]
+    sweep = tune(past=past_of(rows))
+    asked = []
+
+    class Sampler(Searcher):
+        def suggest(self, trial_id: str) -> Any:
+            asked.append(trial_id)
+            return {"spec": {"trial_id": "t4", "kind": "lora"}} if len(asked) == 1 else Searcher.FINISHED
+
+    def revived(name: str) -> TrialSpec:
+        return TrialSpec(
+            trial_id=name, config=TrialConfig(), execution=ExecutionSettings(), target_modules=(), rungs=(16,),
+            base_model_path="m", resume_from="checkpoint",
+        )  # fmt: skip
+
+    searcher = SlotSearcher(Sampler(), sweep.scheduler, revived)
+    assert searcher.suggest("a")["spec"]["trial_id"] == "t4"
+    new = sweep.start("t4")
+    sweep.report(new, 16, 3.6, 990)
+    spec = searcher.suggest("b")["spec"]
+    assert (spec["trial_id"], spec["resume_from"]) == ("t2", "checkpoint")
+    going_on = sweep.start("t2")
+    assert searcher.suggest("c") is None  # the sampler has no more, but t2 may change the picture
+    sweep.report(going_on, 144, 2.0, 900)
+    sweep.scheduler.on_trial_complete(sweep, going_on, {})
+    assert searcher.suggest("d") == Searcher.FINISHED
+
+
+def test_the_searcher_waits_for_a_free_worker() -> None:
+    class Sampler(Searcher):
+        def suggest(self, trial_id: str) -> Any:
+            return {"spec": {}}
+
+    sweep = tune(workers=1)
+    searcher = SlotSearcher(Sampler(), sweep.scheduler, lambda name: pytest.fail("nothing to revive"))
+    assert searcher.suggest("a") == {"spec": {}}
+    trial = sweep.start("t1")
+    assert searcher.suggest("b") is None
+    sweep.scheduler.on_trial_complete(sweep, trial, {})
+    assert searcher.suggest("b") == {"spec": {}}
+
+
+def test_by_name_it_is_the_pareto_aware_one() -> None:
+    assert isinstance(make_scheduler("pareto-asha", (16, 48), 3), ParetoAsha)
+    assert not isinstance(make_scheduler("pareto-asha", (16,), 3), ParetoAsha)
+    assert not isinstance(make_scheduler("asha", (16, 48), 3), ParetoAsha)

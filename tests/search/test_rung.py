@@ -1,0 +1,101 @@
+"""Which trials a rung thinks best: Pareto rank beyond noise, spread along the front."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.pareto import nondominated_ranks
+from search.rung import WINDOW, Report, Rung, ranked
+
+
+def exact(loss: float, memory_bytes: float) -> Report:
+    return Report(loss, 0.0, memory_bytes)
+
+
+def noisy(parts: list[float], memory_bytes: float = 100.0) -> Report:
+    spread = float(np.std(parts, ddof=1)) / len(parts) ** 0.5
+    return Report(float(np.mean(parts)), spread, memory_bytes, tuple(parts))
+
+
+points = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=30)
+
+
+@given(points)
+def test_without_noise_the_order_is_by_nondominated_rank(pairs: list[tuple[int, int]]) -> None:
+    order = ranked([exact(loss, memory) for loss, memory in pairs], resolution=0.0)
+    assert sorted(order) == list(range(len(pairs)))
+    ranks = nondominated_ranks(pairs)
+    assert [ranks[index] for index in order] == sorted(ranks)
+
+
+@given(points)
+def test_the_best_loss_comes_first(pairs: list[tuple[int, int]]) -> None:
+    first = ranked([exact(loss, memory) for loss, memory in pairs], resolution=0.0)[0]
+    assert pairs[first][0] == min(loss for loss, _ in pairs)
+
+
+def test_within_a_rank_the_order_spreads_over_the_front() -> None:
+    front = [exact(1.0, 1000), exact(1.01, 900), exact(2.0, 300), exact(3.0, 100)]
+    assert ranked(front, 0.0)[:2] == [0, 3]
+    assert ranked(front, 0.0)[2] == 2  # not the near twin of the first
+
+
+def test_memory_within_the_resolution_does_not_dominate() -> None:
+    one, other, less = exact(1.0, 1005), exact(1.0, 1000), exact(1.0, 900)
+    assert set(ranked([one, other, less], 0.01)[1:]) == {0, 1}
+    assert ranked([one, other], 0.01) == [1, 0]  # a tie: nobody is beaten, less memory breaks it
+    worse_loss = exact(1.1, 995)
+    assert ranked([worse_loss, other], 0.01) == [1, 0]  # its half per cent less memory is no excuse
+    assert ranked([worse_loss, other], 0.0)[0] == 1
+
+
+def test_losses_closer_than_their_combined_standard_error_do_not_dominate() -> None:
+    better, small = Report(1.0, 0.1, 200), Report(1.1, 0.1, 100)
+    assert ranked([better, small], 0.01) == [1, 0]  # as good as can be told, and half the memory
+    sure = [Report(1.0, 0.01, 200), Report(1.1, 0.01, 100)]
+    assert set(ranked(sure, 0.01)) == {0, 1}
+    assert ranked([*sure, Report(1.1, 0.01, 200)], 0.01)[-1] == 2
+
+
+def test_example_losses_tell_apart_what_two_standard_errors_cannot() -> None:
+    examples = np.linspace(1, 9, 32)
+    better, worse = noisy(list(examples)), noisy(list(examples + 0.1))
+    cheap = noisy(list(examples + 0.1), memory_bytes=60)
+    assert better.stderr > 0.4
+    assert ranked([worse, better], 0.01) == [1, 0]
+    assert ranked([worse, better, cheap], 0.01)[-1] == 0
+    blind = [Report(report.loss, report.stderr, report.memory_bytes) for report in (better, cheap)]
+    assert ranked(blind, 0.01) == [1, 0]  # the cheap one seems as good
+    assert ranked([better, cheap], 0.01) == [0, 1]  # it is not: both are on the front, best loss first
+
+
+def test_circles_of_noise_end() -> None:
+    random = np.random.default_rng(0)
+    reports = [Report(*random.uniform([1, 0, 1], [2, 1, 2])) for _ in range(60)]
+    assert sorted(ranked(reports, 0.3)) == list(range(60))
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 1), (2, 1), (3, 1), (4, 2), (9, 3), (10, 4)])
+def test_one_in_eta_goes_on_rounded_up(count: int, expected: int) -> None:
+    rung = Rung(16, reports={f"t{n}": exact(n + 1, 100) for n in range(count)})
+    assert rung.best(3) == [f"t{n}" for n in range(expected)]
+    assert rung.quota(3) == expected
+
+
+def test_a_decision_does_not_grow_with_the_number_of_trials() -> None:
+    random = np.random.default_rng(1)
+    durations = []
+    for count in (WINDOW, 20 * WINDOW):
+        losses = random.uniform(1, 2, (count, 32))
+        rung = Rung(
+            16, reports={f"t{n}": noisy(list(part), random.uniform(1, 9)) for n, part in enumerate(losses)}
+        )
+        rung.best(3)
+        started = time.perf_counter()
+        for _ in range(5):
+            rung.best(3)
+        durations.append((time.perf_counter() - started) / 5)
+    assert durations[1] < 5 * durations[0] + 0.01
