@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from search.errors import InputError
+from search.points import check_grid
 from search.sizes import load_profile
 from search.space import SearchSpace, parse_dimension
 from search.tracking_client import redact
@@ -31,6 +32,13 @@ class BaselineSettings(Settings):
     batch_size: int = Field(8, ge=1)
 
 
+class StagnationSettings(Settings):
+    """Stop sampling once the last ``trials`` raised the hypervolume by no more than ``growth`` of it (None: never)."""
+
+    trials: int | None = Field(None, ge=1)
+    growth: float = Field(0.01, ge=0, lt=1)
+
+
 class SweepConfig(Settings):
     """A resolved sweep: what `sweep.yaml` holds, enough to run it again.
 
@@ -48,7 +56,7 @@ class SweepConfig(Settings):
     reduction_factor: int = Field(3, ge=2)
     rung_count: int = Field(3, ge=1, le=10)
     seed: int = Field(0, ge=0, lt=2**31)
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["tpe", "gp", "nsga2", "random", "grid"] = "tpe"
     scheduler: Literal["pareto-asha", "asha", "fifo"] = "pareto-asha"
     memory_budget: MemoryBytes | None = None
     time_budget: Seconds | None = None
@@ -58,6 +66,7 @@ class SweepConfig(Settings):
     data: DataSettings = DataSettings()
     execution: ExecutionSettings = ExecutionSettings()
     baseline: BaselineSettings = BaselineSettings()
+    stagnation: StagnationSettings = StagnationSettings()
     space: dict[str, Any]
     recommended: dict[str, Any] = Field(default_factory=dict)
     target_sets: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -70,7 +79,9 @@ class SweepConfig(Settings):
                 f"max_examples {self.max_examples} is too few for {self.rung_count} rungs with reduction "
                 f"factor {self.reduction_factor}: at least {self.reduction_factor ** (self.rung_count - 1)}"
             )
-        SearchSpace(self.space)
+        space = SearchSpace(self.space)
+        if self.sampler == "grid":
+            check_grid(space)
         for name, value in self.recommended.items():
             if parse_dimension(name, value, "recommended").size() != 1:
                 raise ValueError(f"recommended.{name}: is one value, not {value!r}")

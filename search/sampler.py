@@ -1,65 +1,33 @@
-"""Optuna behind Ray Tune's Searcher: one multi-objective study per sweep, kept in the run folder.
+"""Optuna behind Ray Tune's Searcher: hands out the trials of a sweep and tells its study how they go."""
 
-What the study learns: a completed trial's two objectives; that a stopped trial was pruned, without any value,
-because its loss comes from less training; that a failed or infeasible trial failed.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from ray.tune.search import Searcher
 
-from search.config import SweepConfig
-from search.space import SearchSpace
+from search.points import continuous_dimensions, shuffled_points
+from search.space import SearchSpace, Value
+from search.study import OBJECTIVES, TrialEntry, fail, forget_unfinished, open_study
 from trainables.settings import TrialConfig, TrialSpec
 
-OBJECTIVES = ("eval_loss", "peak_memory_bytes")
-# How often a sampler may repeat itself before its space counts as used up. With 60 draws an unseen config that makes
-# up a tenth of the remaining probability is missed with a chance of 0.9^60 = 0.2 %.
-MAX_DRAWS = 60
+__all__ = ["OptunaSearcher", "forget_unfinished", "open_study"]
 
-
-def open_study(config: SweepConfig, storage_path: str) -> Any:
-    """The sweep's study: created, or the one that an earlier launch left in the run folder."""
-    import warnings
-
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    samplers: dict[str, Callable[[], Any]] = {
-        # Multivariate, because rank, alpha and learning rate act together; constant_liar keeps parallel workers
-        # from asking for the same point (Optuna's TPESampler documentation).
-        "tpe": lambda: optuna.samplers.TPESampler(
-            seed=config.seed,
-            multivariate=True,
-            constant_liar=True,
-            n_startup_trials=max(4, min(10, config.trials // 2)),
-        ),
-        "random": lambda: optuna.samplers.RandomSampler(seed=config.seed),
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # multivariate is marked experimental since 2020
-        sampler = samplers[config.sampler]()
-    return optuna.create_study(
-        study_name=config.name,
-        storage=f"sqlite:///{storage_path}",
-        sampler=sampler,
-        directions=["minimize"] * len(OBJECTIVES),
-        load_if_exists=True,
-    )
-
-
-def forget_unfinished(study: Any) -> None:
-    """Mark trials that a killed driver left RUNNING as failed: they are resumed outside the study."""
-    import optuna
-
-    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+# How often a sampler may repeat itself before a new config is taken from those that are left of a finite space.
+MAX_REPEATS = 5
+# How many draws from an endless space may be refused in a row. Where 2 % of it fits the memory budget, 200 random
+# draws miss it with a chance of 0.98^200 = 2 %, and the sampler learns from every refusal.
+MAX_DRAWS = 200
+# Share over the budget of a config that ran out of memory though it was predicted to fit: the least that the
+# allocator's rounding and fragmentation make of it (measured for 7-8B: 5-9 % above what is allocated).
+OUT_OF_MEMORY_EXCESS = 0.05
 
 
 class OptunaSearcher(Searcher):
     """Hands out trial specs: first those given (baseline, resumed trials), then points that Optuna samples.
+
+    A given trial, or one that goes on past this searcher, is told to its own entry in the study, which is found by
+    its trial id. No config is handed out twice.
 
     Args:
         study: from `open_study`.
@@ -70,6 +38,8 @@ class OptunaSearcher(Searcher):
         seen: configs that already ran, which are not run again.
         next_number: number of the next new trial.
         admit: records a config that must not be launched (over the memory budget) and says so by False.
+        predict: a trial's predicted peak bytes, and
+        memory_budget: in bytes; together they tell the sampler by how much a config is over budget.
     """
 
     def __init__(
@@ -83,12 +53,17 @@ class OptunaSearcher(Searcher):
         seen: Sequence[TrialConfig] = (),
         next_number: int = 1,
         admit: Callable[[TrialSpec], bool] = lambda spec: True,
+        predict: Callable[[TrialSpec], float] | None = None,
+        memory_budget: float | None = None,
     ) -> None:
         super().__init__(metric=None, mode=None)
         self._study, self._space, self._make_spec, self._admit = study, space, make_spec, admit
         self._first, self._budget, self._next = list(first), budget, next_number
+        self._predict, self._memory_budget = predict, memory_budget
         self._seen = set(map(_key, seen))
-        self._asked: dict[str, Any] = {}
+        self._under_way: dict[str, TrialEntry] = {}
+        self._specs: dict[str, TrialSpec] = {}
+        self._unvisited: Iterator[dict[str, Value]] | None = None
         self.used_up = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -101,58 +76,102 @@ class OptunaSearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """The next trial's config, or FINISHED when the budget or the space is used up."""
         if self._first:
-            return {"spec": self._first.pop(0).model_dump(mode="json")}
+            spec = self._first.pop(0)
+            self._adopt(trial_id, spec.trial_id)
+            return self._hand_out(trial_id, spec)
         if self._budget <= 0 or self.used_up:
             return Searcher.FINISHED
         drawn = self._draw()
         if drawn is None:
             self.used_up = True
             return Searcher.FINISHED
-        asked, spec = drawn
-        self._asked[trial_id] = asked
+        self._under_way[trial_id], spec = drawn
         self._budget -= 1
+        return self._hand_out(trial_id, spec)
+
+    def _hand_out(self, trial_id: str, spec: TrialSpec) -> dict[str, Any]:
+        self._specs[trial_id] = spec
         return {"spec": spec.model_dump(mode="json")}
 
-    def _draw(self) -> tuple[Any, TrialSpec] | None:
+    def _draw(self) -> tuple[TrialEntry, TrialSpec] | None:
         """A config that is new, valid and within the memory budget; None when none turns up."""
-        for _ in range(MAX_DRAWS):
+        draws = repeats = 0
+        endless = bool(continuous_dimensions(self._space))
+        while draws < MAX_DRAWS if endless else repeats < MAX_REPEATS or self._enqueue_unvisited():
+            draws += 1
             asked = self._study.ask()
-            try:
-                config = self._space.to_config(self._space.suggest(asked))
-            except ValidationError:
-                self._tell(asked, None)
+            config = self._new_config(self._space.suggest(asked))
+            if config is None:
+                repeats += 1
+                fail(self._study, asked)
                 continue
-            if _key(config) in self._seen:
-                self._tell(asked, None)
-                if len(self._seen) >= self._space.size():
-                    return None
-                continue
-            self._seen.add(_key(config))
             spec = self._make_spec(self._next, config)
             self._next += 1
-            asked.set_user_attr("trial_id", spec.trial_id)
+            self._seen.add(_key(config))
+            entry = TrialEntry.create(self._study, asked, spec.trial_id)
             if self._admit(spec):
-                return asked, spec
-            self._tell(asked, None)
+                return entry, spec
+            self._over_budget(entry, spec, least_excess=0.0)
         return None
+
+    def _new_config(self, point: Mapping[str, Any]) -> TrialConfig | None:
+        """The config at a point; None when it is invalid or has been handed out."""
+        try:
+            config = self._space.to_config(point)
+        except ValidationError:
+            return None
+        return None if _key(config) in self._seen else config
+
+    def _enqueue_unvisited(self) -> bool:
+        """Make a new point of a finite space the study's next; False when there is none left."""
+        if self._unvisited is None:
+            self._unvisited = shuffled_points(self._space, self._next)
+        point = next((point for point in self._unvisited if self._new_config(point)), None)
+        if point is not None:
+            self._study.enqueue_trial(self._space.restrict(point))
+        return point is not None
+
+    def _adopt(self, trial_id: str, own_id: str | None) -> TrialEntry | None:
+        """Take up a trial that was not drawn here, if the study knows it."""
+        entry = None if own_id is None else TrialEntry.find(self._study, own_id)
+        if entry is not None:
+            self._under_way[trial_id] = entry
+        return entry
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Note what a trial reports at a rung, from which it goes on or is paused."""
+        entry = self._under_way.get(trial_id) or self._adopt(trial_id, result.get("trial"))
+        if entry is not None and "eval_loss" in result and "examples_seen" in result:
+            entry.report(
+                int(result["examples_seen"]), float(result["eval_loss"]), result.get("peak_memory_bytes")
+            )
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the study how a trial ended."""
-        asked = self._asked.pop(trial_id, None)
-        if asked is not None:
-            self._tell(asked, None if error else result)
-
-    def _tell(self, asked: Any, result: dict[str, Any] | None) -> None:
-        from optuna.trial import TrialState
-
-        if result is None or "eval_loss" not in result:
-            self._study.tell(asked, state=TrialState.FAIL)
-        elif result.get("finished"):
-            self._study.tell(asked, [float(result[name]) for name in OBJECTIVES])
+        """Tell the study how a trial ended; one that ends while it is paused has no result, but its reports."""
+        result = result or {}
+        self.on_trial_result(trial_id, result)
+        entry, spec = self._under_way.pop(trial_id, None), self._specs.pop(trial_id, None)
+        if entry is None:
+            return
+        values = [result.get(name) for name in OBJECTIVES]
+        if result.get("infeasible"):
+            self._over_budget(entry, spec, least_excess=OUT_OF_MEMORY_EXCESS)
+        elif error or "failure" in result or (None in values and not entry.rungs):
+            entry.fail()
+        elif result.get("finished") and None not in values:
+            entry.finish(values)
         else:
-            self._study.tell(asked, state=TrialState.PRUNED)
+            entry.stop()
+
+    def _over_budget(self, entry: TrialEntry, spec: TrialSpec | None, least_excess: float) -> None:
+        """Tell the study of a config that needs too much memory, and how much too much."""
+        memory = entry.memory_bytes
+        if memory is None and self._predict is not None and spec is not None:
+            memory = self._predict(spec)
+        excess = memory / self._memory_budget - 1 if memory and self._memory_budget else 0.0
+        entry.is_over_budget(memory, max(excess, least_excess))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study lies in its database and the rest follows from trials.jsonl."""

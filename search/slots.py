@@ -24,6 +24,7 @@ class SlotSearcher(Searcher):
         super().__init__(metric=None, mode=None)
         self._searcher, self._scheduler, self._revived_spec = searcher, scheduler, revived_spec
         self._exhausted = False
+        self._last_results: dict[str, dict[str, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its set-up for a restore of its own, which lorafront does not use."""
@@ -48,14 +49,16 @@ class SlotSearcher(Searcher):
         return Searcher.FINISHED if scheduler.is_idle else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Passed on."""
+        """Passed on, and kept: a trial that ends while it is paused has no other result to end with."""
+        self._last_results[trial_id] = result
         self._searcher.on_trial_result(trial_id, result)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Passed on; a trial that ends while it is paused has no result of its own, but the searcher saw its last."""
-        self._searcher.on_trial_complete(trial_id, result, error)
+        """Passed on, with the trial's last result if Tune names none."""
+        last_result = self._last_results.pop(trial_id, None)
+        self._searcher.on_trial_complete(trial_id, result or last_result, error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save."""

@@ -1,26 +1,23 @@
 """Building and running the Ray Tune experiment of a sweep, and going on with one that was interrupted."""
 
-import logging
-import os
 import time
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from analysis.files import write_atomically
 from analysis.front import sweep_facts
-from analysis.records import Front, RunPaths, TrialRecord
+from analysis.records import Front, RunPaths
 from search.config import SweepConfig
 from search.environment import git_commit, software_versions
-from search.errors import BrokenEnvironmentError, InputError, SweepError
+from search.errors import InputError, SweepError
+from search.history import was_launched
 from search.journal import Journal, now
-from search.plan import BASELINE_ID, SweepPlan, predicted_bytes
+from search.plan import SweepPlan, predicted_bytes
 from search.yaml_io import dump_yaml
-from trainables.settings import TrialConfig, TrialSpec
 
 if TYPE_CHECKING:
-    from search.pareto_asha import PastReport
+    pass
 
 
 def create_run_folder(config: SweepConfig, run_dir: Path) -> RunPaths:
@@ -51,7 +48,6 @@ class Sweep:
         self.command = command
         self.run_key = sweep_facts(self.journal.events).get("run_key") or uuid.uuid4().hex
         self.interrupted = False
-        self._searcher: Any = None
 
     def run(self) -> Front:
         """Run what is left to run; returns the front.
@@ -91,16 +87,17 @@ class Sweep:
     def _fit(self) -> Any:
         from ray import tune
 
+        from search.ray_session import start_ray
         from search.recorder import FailureStopper, Recorder
+        from search.searching import Searching
 
         start_ray(self.plan)
         stopper = FailureStopper()
-        tune_config = self._tune_config()
-        is_paused = getattr(tune_config.scheduler, "is_paused", lambda trial: False)
-        recorder = Recorder(self.journal, stopper, self.plan.predict_memory, is_paused)
+        searching = Searching(self.plan, self.journal, self.paths)
+        recorder = Recorder(self.journal, stopper, self.plan.predict_memory, searching.is_paused)
         tuner = tune.Tuner(
             self._trainable(),
-            tune_config=tune_config,
+            tune_config=searching.tune_config(),
             run_config=tune.RunConfig(
                 name=f"launch-{sum(event.event == 'sweep' for event in self.journal.events):03d}",
                 storage_path=str(self.paths.tune.resolve()),
@@ -120,13 +117,15 @@ class Sweep:
             self.config.time_budget is not None and time.monotonic() - started >= self.config.time_budget
         )
         # Tune takes an interrupt itself and returns as if done: what is left to do tells.
-        self.interrupted |= self._something_left() and not over_time and stopper.interrupted_by is None
+        self.interrupted |= (
+            self._something_left(searching.is_over) and not over_time and stopper.interrupted_by is None
+        )
         return stopper
 
-    def _something_left(self) -> bool:
+    def _something_left(self, enough: bool) -> bool:
         trials = self.journal.trials.values()
-        ended = [t for t in trials if t.kind == "lora" and t.status != "running" and _was_launched(t)]
-        too_few = len(ended) < self.config.trials and not self._searcher.used_up
+        ended = [t for t in trials if t.kind == "lora" and t.status != "running" and was_launched(t)]
+        too_few = len(ended) < self.config.trials and not enough
         return too_few or any(trial.status == "running" for trial in trials)
 
     def _trainable(self) -> Any:
@@ -137,158 +136,3 @@ class Sweep:
         gpus = 1 if self.plan.machine.device == "cuda" else 0
         trainable = tune.with_parameters(LoraTrial, data=self.plan.data)
         return tune.with_resources(trainable, {"CPU": 1, "GPU": gpus})
-
-    def _tune_config(self) -> Any:
-        from ray import tune
-
-        from search.pareto_asha import ParetoAsha
-        from search.sampler import OptunaSearcher, forget_unfinished, open_study
-        from search.scheduler import make_scheduler
-        from search.slots import SlotSearcher
-
-        config, plan = self.config, self.plan
-        study = open_study(config, str(self.paths.optuna_db.resolve()))
-        forget_unfinished(study)
-        if not study.trials and config.recommended:
-            study.enqueue_trial(config.search_space.restrict(config.recommended))
-        done = [trial for trial in self.journal.trials.values() if trial.kind == "lora"]
-        first = self._first_specs()
-        left = max(0, config.trials - sum(map(_was_launched, done)))
-        self._searcher = OptunaSearcher(
-            study,
-            config.search_space,
-            plan.numbered_spec,
-            first=first,
-            budget=left,
-            seen=[trial_config(trial) for trial in done],
-            next_number=1 + max((int(t.trial_id[1:]) for t in done), default=0),
-            admit=self._admit,
-        )
-        workers = plan.machine.concurrent
-        scheduler = make_scheduler(
-            config.scheduler, config.rungs, config.reduction_factor, self._past(done), workers
-        )
-        pauses = isinstance(scheduler, ParetoAsha)
-        return tune.TuneConfig(
-            search_alg=SlotSearcher(self._searcher, scheduler, self._revived) if pauses else self._searcher,
-            scheduler=scheduler,
-            num_samples=len(first)
-            + left
-            + len(done),  # the searcher ends the sweep; this is only an upper limit
-            max_concurrent_trials=None if pauses else workers,
-            time_budget_s=config.time_budget,
-            reuse_actors=True,
-            trial_name_creator=lambda trial: str(trial.config["spec"]["trial_id"]),
-            trial_dirname_creator=lambda trial: str(trial.config["spec"]["trial_id"]),
-        )
-
-    def _revived(self, trial_id: str) -> TrialSpec:
-        """The spec with which a trial that an earlier launch stopped goes on from its checkpoint."""
-        trial = self.journal.trials[trial_id]
-        return self.plan.spec(trial_id, trial_config(trial), resume_from=self._checkpoint(trial))
-
-    def _first_specs(self) -> list[TrialSpec]:
-        """The baseline, then trials that an earlier launch left unfinished, from their last checkpoints."""
-        plan, known = self.plan, self.journal.trials
-        need_base = self.journal.base is None
-        specs = []
-        baseline = known.get(BASELINE_ID)
-        if self.config.baseline.enabled and (baseline is None or baseline.status == "running"):
-            specs.append(plan.spec(BASELINE_ID, self.config.baseline_config(), kind="full"))
-        for trial in known.values():
-            if trial.kind == "lora" and trial.status == "running":
-                specs.append(
-                    plan.spec(trial.trial_id, trial_config(trial), resume_from=self._checkpoint(trial))
-                )
-        if not specs and need_base:
-            return []  # the first sampled trial evaluates the base, see `SweepPlan.numbered_spec`
-        return [specs[0].model_copy(update={"evaluate_base": need_base}), *specs[1:]] if specs else []
-
-    def _checkpoint(self, trial: TrialRecord) -> str | None:
-        if trial.checkpoint is None:
-            return None
-        folder = (self.paths.root / trial.checkpoint).resolve()
-        return str(folder) if (folder / "state.json").exists() else None
-
-    def _past(self, done: Sequence[TrialRecord]) -> list["PastReport"]:
-        """What earlier launches found at the rungs, in the order of the trials."""
-        from search.pareto_asha import PastReport, report_of
-
-        reports = []
-        for trial in done:
-            for rung in trial.rungs:
-                result = rung.model_dump() | {"peak_memory_bytes": trial.peak_memory_bytes}
-                then: Literal["went on", "paused", "ended"] = "went on"
-                if rung is trial.rungs[-1] and trial.status != "running":
-                    then = "paused" if trial.status == "stopped" and self._checkpoint(trial) else "ended"
-                reports.append(PastReport(trial.trial_id, rung.examples_seen, report_of(result), then))
-        return reports
-
-    def _admit(self, spec: TrialSpec) -> bool:
-        """Keep a config that is predicted over the memory budget from being launched, and record it."""
-        budget, predicted = self.config.memory_budget, self.plan.predict_memory(spec)
-        if budget is None or predicted <= budget:
-            return True
-        from search.recorder import new_record
-        from search.units import format_memory
-
-        record = new_record(spec, predicted)
-        reason = f"predicted {format_memory(predicted)}, over the budget of {format_memory(budget)}"
-        update = {"status": "infeasible", "memory_source": "predicted", "error": reason}
-        self.journal.trial("ended", record.model_copy(update=update))
-        return False
-
-
-def _was_launched(trial: TrialRecord) -> bool:
-    """False for a config that was only predicted, and refused for its memory."""
-    return trial.status != "infeasible" or trial.memory_source != "predicted"
-
-
-def trial_config(trial: TrialRecord) -> TrialConfig:
-    """The config of a recorded trial."""
-    return TrialConfig.model_validate(
-        {k: v for k, v in trial.config.items() if k in TrialConfig.model_fields}
-    )
-
-
-def start_ray(plan: SweepPlan) -> None:
-    """Connect to the cluster of ``--address``, or start Ray on this machine, on loopback and without dashboard.
-
-    Raises:
-        BrokenEnvironmentError: Ray does not start or the cluster does not answer.
-    """
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a failed trial has no loss to report
-    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-
-    if ray.is_initialized():
-        return
-    for name in ("ray", "ray.tune"):
-        logging.getLogger(name).setLevel(
-            logging.CRITICAL
-        )  # trial errors are in the journal and on the screen
-    address = plan.config.address
-    try:
-        if address:
-            ray.init(address=address, log_to_driver=False, runtime_env={"py_modules": _packages()})
-        else:
-            ray.init(
-                num_cpus=plan.machine.concurrent if plan.machine.device == "cpu" else None,
-                include_dashboard=False,
-                log_to_driver=False,
-                _node_ip_address="127.0.0.1",
-                configure_logging=False,
-            )
-    except Exception as error:
-        raise BrokenEnvironmentError(
-            f"Ray does not start ({str(error).splitlines()[0]}): lorafront doctor"
-        ) from error
-
-
-def _packages() -> list[str]:
-    """The three packages' folders, which Ray ships to the cluster's nodes."""
-    root = Path(__file__).resolve().parent.parent
-    return [str(root / name) for name in ("search", "trainables", "analysis")]

@@ -192,6 +192,20 @@ def test_the_searcher_waits_for_a_free_worker() -> None:
     assert searcher.suggest("b") == {"spec": {}}
 
 
+def test_a_trial_that_ends_while_paused_ends_with_its_last_result() -> None:
+    ended = {}
+
+    class Sampler(Searcher):
+        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+            ended[trial_id] = result
+
+    searcher = SlotSearcher(Sampler(), tune().scheduler, lambda name: pytest.fail("nothing to revive"))
+    searcher.on_trial_result("a", {"eval_loss": 2.0})
+    searcher.on_trial_complete("a")
+    searcher.on_trial_complete("b", {"eval_loss": 3.0})
+    assert ended == {"a": {"eval_loss": 2.0}, "b": {"eval_loss": 3.0}}
+
+
 def test_by_name_it_is_the_pareto_aware_one() -> None:
     assert isinstance(make_scheduler("pareto-asha", (16, 48), 3), ParetoAsha)
     assert not isinstance(make_scheduler("pareto-asha", (16,), 3), ParetoAsha)

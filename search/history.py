@@ -1,0 +1,93 @@
+"""What earlier launches of a sweep left: which trials go on, and what the scheduler and the sampler have to know."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from analysis.records import RunPaths, TrialRecord
+from search.journal import Journal
+from search.plan import BASELINE_ID, SweepPlan
+from trainables.settings import TrialConfig, TrialSpec
+
+if TYPE_CHECKING:
+    from search.pareto_asha import PastReport
+
+
+def was_launched(trial: TrialRecord) -> bool:
+    """False for a config that was only predicted, and refused for its memory."""
+    return trial.status != "infeasible" or trial.memory_source != "predicted"
+
+
+def trial_config(trial: TrialRecord) -> TrialConfig:
+    """The config of a recorded trial."""
+    return TrialConfig.model_validate(
+        {k: v for k, v in trial.config.items() if k in TrialConfig.model_fields}
+    )
+
+
+class History:
+    """The trials in the journal as of the start of a launch; all of it follows from trials.jsonl."""
+
+    def __init__(self, plan: SweepPlan, journal: Journal, paths: RunPaths) -> None:
+        self._plan, self._paths = plan, paths
+        self._known = dict(journal.trials)
+        self._needs_base = journal.base is None
+
+    @property
+    def lora_trials(self) -> Sequence[TrialRecord]:
+        """All but the baseline."""
+        return [trial for trial in self._known.values() if trial.kind == "lora"]
+
+    @property
+    def unfinished(self) -> Sequence[TrialRecord]:
+        """Those that were running."""
+        return [trial for trial in self.lora_trials if trial.status == "running"]
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next new trial."""
+        return 1 + max((int(trial.trial_id[1:]) for trial in self.lora_trials), default=0)
+
+    def trials_left(self, wanted: int) -> int:
+        """How many configs are still to be sampled."""
+        return max(0, wanted - sum(map(was_launched, self.lora_trials)))
+
+    def first_specs(self) -> list[TrialSpec]:
+        """The baseline, then the unfinished trials from their last checkpoints."""
+        config = self._plan.config
+        specs = []
+        baseline = self._known.get(BASELINE_ID)
+        if config.baseline.enabled and (baseline is None or baseline.status == "running"):
+            specs.append(self._plan.spec(BASELINE_ID, config.baseline_config(), kind="full"))
+        specs += [self.resumed(trial.trial_id) for trial in self.unfinished]
+        if not specs:
+            return []  # the first sampled trial evaluates the base, see `SweepPlan.numbered_spec`
+        return [specs[0].model_copy(update={"evaluate_base": self._needs_base}), *specs[1:]]
+
+    def resumed(self, trial_id: str) -> TrialSpec:
+        """The spec with which a trial goes on from its last checkpoint."""
+        trial = self._known[trial_id]
+        return self._plan.spec(trial_id, trial_config(trial), resume_from=self._checkpoint(trial))
+
+    def _checkpoint(self, trial: TrialRecord) -> str | None:
+        if trial.checkpoint is None:
+            return None
+        folder = (self._paths.root / trial.checkpoint).resolve()
+        return str(folder) if (folder / "state.json").exists() else None
+
+    def reports(self) -> list["PastReport"]:
+        """What was found at the rungs, in the order of the trials."""
+        from search.pareto_asha import PastReport, report_of
+
+        reports = []
+        for trial in self.lora_trials:
+            for rung in trial.rungs:
+                result = rung.model_dump() | {"peak_memory_bytes": trial.peak_memory_bytes}
+                then = self._what_came_then(trial) if rung is trial.rungs[-1] else "went on"
+                reports.append(PastReport(trial.trial_id, rung.examples_seen, report_of(result), then))
+        return reports
+
+    def _what_came_then(self, trial: TrialRecord) -> Literal["went on", "paused", "ended"]:
+        """What became of a trial after its last report."""
+        if trial.status == "running":
+            return "went on"
+        return "paused" if trial.status == "stopped" and self._checkpoint(trial) else "ended"

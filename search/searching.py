@@ -1,0 +1,90 @@
+"""Putting together what decides in a sweep: study, sampler, scheduler and stopping rules, as Ray Tune wants them."""
+
+from typing import Any
+
+from ray import tune
+
+from analysis.records import RunPaths
+from search.history import History, trial_config
+from search.journal import Journal
+from search.pareto_asha import ParetoAsha
+from search.plan import SweepPlan
+from search.recorder import new_record
+from search.sampler import OptunaSearcher, forget_unfinished, open_study
+from search.scheduler import make_scheduler
+from search.slots import SlotSearcher
+from search.stopping import Stagnation, UntilStagnation
+from search.units import format_memory
+from trainables.settings import TrialSpec
+
+
+class Searching:
+    """Sampler and scheduler of one launch, with what earlier launches found."""
+
+    def __init__(self, plan: SweepPlan, journal: Journal, paths: RunPaths) -> None:
+        self._plan, self._config, self._journal = plan, plan.config, journal
+        self._history = History(plan, journal, paths)
+        self._first = self._history.first_specs()
+        self._sampler = self._make_sampler(str(paths.optuna_db.resolve()))
+        self._stagnation = Stagnation(self._config.stagnation, lambda: journal.front(finished=False))
+        journal.listeners.append(self._stagnation.listen)
+        config, reports = self._config, self._history.reports()
+        self.scheduler = make_scheduler(
+            config.scheduler, config.rungs, config.reduction_factor, reports, plan.machine.concurrent
+        )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no config is left to sample, or none is worth it."""
+        return self._sampler.used_up or self._stagnation.has_come
+
+    def is_paused(self, trial: Any) -> bool:
+        """Whether the scheduler has paused a Tune trial."""
+        return isinstance(self.scheduler, ParetoAsha) and self.scheduler.is_paused(trial)
+
+    def tune_config(self) -> tune.TuneConfig:
+        """All of it for a `Tuner`."""
+        searcher: Any = UntilStagnation(self._sampler, self._stagnation)
+        pauses = isinstance(self.scheduler, ParetoAsha)
+        if isinstance(self.scheduler, ParetoAsha):
+            searcher = SlotSearcher(searcher, self.scheduler, self._history.resumed)
+        return tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=self.scheduler,
+            # The searcher ends the sweep; this is only a limit above what can come, each known trial revived once.
+            num_samples=len(self._first) + self._config.trials + len(self._history.lora_trials),
+            max_concurrent_trials=None if pauses else self._plan.machine.concurrent,
+            time_budget_s=self._config.time_budget,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: str(trial.config["spec"]["trial_id"]),
+            trial_dirname_creator=lambda trial: str(trial.config["spec"]["trial_id"]),
+        )
+
+    def _make_sampler(self, database: str) -> OptunaSearcher:
+        config, history = self._config, self._history
+        study = open_study(config, database)
+        forget_unfinished(study, keep=[trial.trial_id for trial in history.unfinished])
+        if not study.trials and config.recommended:
+            study.enqueue_trial(config.search_space.restrict(config.recommended))
+        return OptunaSearcher(
+            study,
+            config.search_space,
+            self._plan.numbered_spec,
+            first=self._first,
+            budget=history.trials_left(config.trials),
+            seen=[trial_config(trial) for trial in history.lora_trials],
+            next_number=history.next_number,
+            admit=self._admit,
+            predict=self._plan.predict_memory,
+            memory_budget=config.memory_budget,
+        )
+
+    def _admit(self, spec: TrialSpec) -> bool:
+        """Keep a config that is predicted over the memory budget from being launched, and record it."""
+        budget, predicted = self._config.memory_budget, self._plan.predict_memory(spec)
+        if budget is None or predicted <= budget:
+            return True
+        reason = f"predicted {format_memory(predicted)}, over the budget of {format_memory(budget)}"
+        update = {"status": "infeasible", "memory_source": "predicted", "error": reason}
+        self._journal.trial("ended", new_record(spec, predicted).model_copy(update=update))
+        return False
