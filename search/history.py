@@ -24,6 +24,14 @@ def trial_config(trial: TrialRecord) -> TrialConfig:
     )
 
 
+def settle(journal: Journal, full: int) -> list[TrialRecord]:
+    """Mark as completed, and return, what reached the full resource just before its driver was killed."""
+    done = [t for t in journal.trials.values() if t.status == "running" and t.examples_seen == full]
+    for trial in done:
+        journal.trial("ended", trial.model_copy(update={"status": "completed"}))
+    return done
+
+
 class History:
     """The trials in the journal as of the start of a launch; all of it follows from trials.jsonl."""
 
@@ -41,6 +49,11 @@ class History:
     def unfinished(self) -> Sequence[TrialRecord]:
         """Those that were running."""
         return [trial for trial in self.lora_trials if trial.status == "running"]
+
+    @property
+    def pausing(self) -> Sequence[TrialRecord]:
+        """Those that were stopped and can go on."""
+        return [t for t in self.lora_trials if t.status == "stopped" and self._checkpoint(t) is not None]
 
     @property
     def next_number(self) -> int:
@@ -90,4 +103,4 @@ class History:
         """What became of a trial after its last report."""
         if trial.status == "running":
             return "went on"
-        return "paused" if trial.status == "stopped" and self._checkpoint(trial) else "ended"
+        return "paused" if trial in self.pausing else "ended"

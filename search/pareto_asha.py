@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
@@ -55,8 +56,8 @@ class ParetoAsha(TrialScheduler):
         exempt: Callable[[Any], bool] = lambda trial: False,
     ) -> None:
         super().__init__()
-        self._eta, self._workers, self._exempt = reduction_factor, workers, exempt
-        self._rungs = {examples: Rung(examples, resolution) for examples in rungs[:-1]}
+        self._workers, self._exempt = workers, exempt
+        self._rungs = {examples: Rung(examples, reduction_factor, resolution) for examples in rungs[:-1]}
         self._paused: dict[
             str, tuple[int, Any]
         ] = {}  # where, and the Tune trial (None: of an earlier launch)
@@ -68,7 +69,7 @@ class ParetoAsha(TrialScheduler):
         rung = self._rungs.get(past.examples)
         if rung is None:
             return
-        rung.reports[past.trial_id] = past.report
+        rung.add(past.trial_id, past.report)
         if past.then == "went on":
             rung.promoted.add(past.trial_id)
         elif past.then == "paused":
@@ -94,8 +95,8 @@ class ParetoAsha(TrialScheduler):
         if rung is None or self._exempt(trial):
             return str(TrialScheduler.CONTINUE)
         name = trial_name(trial)
-        rung.reports[name] = report_of(result)
-        if name in rung.best(self._eta):
+        rung.add(name, report_of(result))
+        if name in rung.best:
             rung.promoted.add(name)
             return str(TrialScheduler.CONTINUE)
         self._paused[name] = rung.examples, trial
@@ -140,9 +141,9 @@ class ParetoAsha(TrialScheduler):
     def _next_promotion(self, *, of_earlier_launch: bool) -> tuple[Rung, str] | None:
         """The best paused trial of the highest rung that has not sent on its share yet."""
         for rung in reversed(self._rungs.values()):
-            if len(rung.promoted) >= rung.quota(self._eta):
+            if not rung.has_promotions_left:
                 continue
-            for name in rung.best(self._eta):
+            for name in rung.best:
                 examples, trial = self._paused.get(name, (None, None))
                 if examples == rung.examples and (trial is None) == of_earlier_launch and _is_ready(trial):
                     return rung, name
@@ -199,5 +200,5 @@ def report_of(result: Mapping[str, Any]) -> Report:
         float(result["eval_loss"]),
         float(result.get("eval_loss_stderr") or 0.0),
         float(result["peak_memory_bytes"]),
-        tuple(losses) if losses else None,
+        np.array(losses) if losses else None,
     )

@@ -1,22 +1,23 @@
 """What a rung knows of the trials that reached it, and which of them are worth going on with.
 
-The order is that of MO-ASHA (arXiv 2106.12639): by non-dominated rank, and within a rank so that the front stays spread
-(epsilon-net: the best loss first, then always the point furthest from those taken). Differences that measuring cannot
-tell apart do not dominate.
+The order is that of MO-ASHA (arXiv 2106.12639): by non-dominated rank, and where a front has to be cut, so that it stays
+spread (epsilon-net: the best loss first, then always the point furthest from those taken). Differences that measuring
+cannot tell apart do not dominate.
 """
 
 import math
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-# A rung compares a report with this many of the newest ones. It bounds the time of a decision; a quantile estimated
-# from 200 reports has a standard error of at most sqrt(1/3 * 2/3 / 200) = 3 %.
-WINDOW = 200
+# A rung compares a report with this many of the newest ones, which bounds the time of a decision. A quantile of one
+# third that is estimated from 128 reports has a standard error of sqrt(1/3 * 2/3 / 128) = 4 %.
+WINDOW = 128
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Report:
     """What a trial measured at a rung.
 
@@ -28,7 +29,7 @@ class Report:
     loss: float
     stderr: float
     memory_bytes: float
-    example_losses: tuple[float, ...] | None = None
+    example_losses: NDArray[np.float64] | None = None
 
 
 @dataclass
@@ -37,37 +38,57 @@ class Rung:
 
     Attributes:
         examples: where the rung is.
+        reduction_factor: one in so many goes on.
         resolution: relative difference of memory below which two trials need the same.
+        reports: what was measured, by trial; add with `add`.
+        promoted: the trials that went on.
     """
 
     examples: int
+    reduction_factor: int
     resolution: float = 0.01
     reports: dict[str, Report] = field(default_factory=dict)
     promoted: set[str] = field(default_factory=set)
+    _best: list[str] | None = None
 
-    def quota(self, reduction_factor: int) -> int:
-        """How many of those that have reported may go on: one in ``reduction_factor``, rounded up."""
-        return math.ceil(len(self.reports) / reduction_factor)
+    def add(self, name: str, report: Report) -> None:
+        """Take note of a trial's report."""
+        self.reports[name] = report
+        self._best = None
 
-    def best(self, reduction_factor: int) -> list[str]:
-        """The trials worth going on with, best first: one in ``reduction_factor`` of the newest reports."""
-        names = list(self.reports)[-WINDOW:]
-        order = ranked([self.reports[name] for name in names], self.resolution)
-        return [names[index] for index in order[: math.ceil(len(names) / reduction_factor)]]
+    @property
+    def has_promotions_left(self) -> bool:
+        """Whether fewer went on than one in ``reduction_factor`` of those that reported, rounded up."""
+        return len(self.promoted) < math.ceil(len(self.reports) / self.reduction_factor)
+
+    @property
+    def best(self) -> list[str]:
+        """The trials worth going on with, best first: one in ``reduction_factor`` of the newest, rounded up."""
+        if self._best is None:
+            newest = list(islice(reversed(self.reports), WINDOW))[::-1]
+            count = math.ceil(len(newest) / self.reduction_factor)
+            order = ranked([self.reports[name] for name in newest], self.resolution, count)
+            self._best = [newest[index] for index in order]
+        return self._best
 
 
-def ranked(reports: list[Report], resolution: float) -> list[int]:
-    """Indices of the reports from best to worst."""
+def ranked(reports: list[Report], resolution: float, count: int | None = None) -> list[int]:
+    """Indices of the ``count`` best reports (None: of all): by front, and by loss within a front that is not cut."""
+    wanted = len(reports) if count is None else count
     points = np.array([(report.loss, math.log(report.memory_bytes)) for report in reports])
-    remaining = np.arange(len(reports))
     beats = _dominance(reports, resolution)
+    beaten_by = beats.sum(axis=0)
+    left = np.ones(len(reports), dtype=bool)
     order: list[int] = []
-    while len(remaining):
-        beaten = np.asarray(beats[np.ix_(remaining, remaining)].any(axis=0))
-        if beaten.all():  # noise can close a circle: then nobody in it is better
-            beaten = np.zeros_like(beaten)
-        order += _spread(points, remaining[~beaten])
-        remaining = remaining[beaten]
+    while len(order) < wanted:
+        front = np.flatnonzero(left & (beaten_by == 0))
+        if not len(front):  # noise can close a circle: then nobody in it is better
+            front = np.flatnonzero(left)
+        room = wanted - len(order)
+        by_loss = front[np.lexsort((points[front, 1], points[front, 0]))]
+        order += by_loss.tolist() if len(front) <= room else _spread(points, by_loss, room)
+        left[front] = False
+        beaten_by = beaten_by - beats[front].sum(axis=0)
     return order
 
 
@@ -82,11 +103,12 @@ def _dominance(reports: list[Report], resolution: float) -> NDArray[np.bool_]:
 
 def _noise(reports: list[Report]) -> NDArray[np.float64]:
     """``[n, n]``: the standard error of the difference between two losses."""
-    stderr = np.array([report.stderr for report in reports])
-    lengths = {len(report.example_losses or ()) for report in reports}
-    if lengths == {0} or len(lengths) > 1 or min(lengths) < 2:
+    parts = [report.example_losses for report in reports if report.example_losses is not None]
+    lengths = {len(part) for part in parts}
+    if len(parts) < len(reports) or len(lengths) > 1 or min(lengths) < 2:
+        stderr = np.array([report.stderr for report in reports])
         return np.asarray(np.hypot(stderr[:, None], stderr))
-    losses = np.array([report.example_losses for report in reports])
+    losses = np.stack(parts)
     centred = losses - losses.mean(axis=1, keepdims=True)
     covariance = centred @ centred.T / (losses.shape[1] - 1)
     variance = np.diag(covariance)
@@ -94,15 +116,14 @@ def _noise(reports: list[Report]) -> NDArray[np.float64]:
     return np.asarray(np.sqrt(squares / losses.shape[1]))
 
 
-def _spread(points: NDArray[np.float64], members: NDArray[np.int64]) -> list[int]:
-    """The members from the best loss on, each next one furthest from all before it (in units of their range)."""
+def _spread(points: NDArray[np.float64], members: NDArray[np.int64], count: int) -> list[int]:
+    """``count`` of the members: the first, then always the one furthest from those taken (in units of their range)."""
     own = points[members]
     span = own.max(axis=0) - own.min(axis=0)
     scaled = own / np.where(span > 0, span, 1.0)
-    taken = [int(np.lexsort((own[:, 1], own[:, 0]))[0])]
-    distance = np.full(len(members), np.inf)
-    for _ in range(len(members) - 1):
-        distance = np.minimum(distance, np.linalg.norm(scaled - scaled[taken[-1]], axis=1))
-        distance[taken] = -1.0
+    taken, distance = [0], np.full(len(members), np.inf)
+    while len(taken) < count:
+        distance = np.minimum(distance, ((scaled - scaled[taken[-1]]) ** 2).sum(axis=1))
+        distance[taken[-1]] = -np.inf  # and stays it
         taken.append(int(distance.argmax()))
     return members[taken].tolist()

@@ -5,7 +5,7 @@ from typing import Any
 from ray import tune
 
 from analysis.records import RunPaths
-from search.history import History, trial_config
+from search.history import History, settle, trial_config
 from search.journal import Journal
 from search.pareto_asha import ParetoAsha
 from search.plan import SweepPlan
@@ -14,6 +14,7 @@ from search.sampler import OptunaSearcher, forget_unfinished, open_study
 from search.scheduler import make_scheduler
 from search.slots import SlotSearcher
 from search.stopping import Stagnation, UntilStagnation
+from search.study import TrialEntry, never_launched
 from search.units import format_memory
 from trainables.settings import TrialSpec
 
@@ -23,9 +24,14 @@ class Searching:
 
     def __init__(self, plan: SweepPlan, journal: Journal, paths: RunPaths) -> None:
         self._plan, self._config, self._journal = plan, plan.config, journal
+        self._study = open_study(plan.config, str(paths.optuna_db.resolve()))
+        for trial in settle(journal, plan.config.rungs[-1]):
+            entry = TrialEntry.find(self._study, trial.trial_id)
+            if entry is not None:
+                entry.finish([trial.eval_loss, trial.peak_memory_bytes])
         self._history = History(plan, journal, paths)
-        self._first = self._history.first_specs()
-        self._sampler = self._make_sampler(str(paths.optuna_db.resolve()))
+        self._first = [*self._history.first_specs(), *self._never_launched()]
+        self._sampler = self._make_sampler()
         self._stagnation = Stagnation(self._config.stagnation, lambda: journal.front(finished=False))
         journal.listeners.append(self._stagnation.listen)
         config, reports = self._config, self._history.reports()
@@ -60,20 +66,36 @@ class Searching:
             trial_dirname_creator=lambda trial: str(trial.config["spec"]["trial_id"]),
         )
 
-    def _make_sampler(self, database: str) -> OptunaSearcher:
-        config, history = self._config, self._history
-        study = open_study(config, database)
-        forget_unfinished(study, keep=[trial.trial_id for trial in history.unfinished])
+    def close(self) -> None:
+        """The sweep is over: nothing goes on any more."""
+        forget_unfinished(self._study)
+
+    def _never_launched(self) -> list[TrialSpec]:
+        """What an earlier launch asked the sampler for, and was killed before it began."""
+        launched = [trial.trial_id for trial in self._history.lora_trials]
+        space = self._config.search_space
+        asked = never_launched(self._study, launched)
+        return [self._plan.spec(trial_id, space.config_at(params)) for trial_id, params in asked.items()]
+
+    def _make_sampler(self) -> OptunaSearcher:
+        config, history, study = self._config, self._history, self._study
+        sampled = [spec for spec in self._first if spec.kind == "lora"]
+        going_on = [trial.trial_id for trial in history.pausing] + [spec.trial_id for spec in sampled]
+        forget_unfinished(study, keep=going_on)
         if not study.trials and config.recommended:
             study.enqueue_trial(config.search_space.restrict(config.recommended))
+        new = len(sampled) - len(history.unfinished)
         return OptunaSearcher(
             study,
             config.search_space,
             self._plan.numbered_spec,
             first=self._first,
-            budget=history.trials_left(config.trials),
-            seen=[trial_config(trial) for trial in history.lora_trials],
-            next_number=history.next_number,
+            budget=history.trials_left(config.trials) - new,
+            seen=[
+                *(trial_config(trial) for trial in history.lora_trials),
+                *(spec.config for spec in sampled),
+            ],
+            next_number=history.next_number + new,
             admit=self._admit,
             predict=self._plan.predict_memory,
             memory_budget=config.memory_budget,

@@ -200,6 +200,10 @@ class SearchSpace:
             values.setdefault("alpha", values.pop("alpha_ratio") * rank)
         return TrialConfig.model_validate(values)
 
+    def config_at(self, params: Mapping[str, Any]) -> TrialConfig:
+        """The trial config where only the searched dimensions are given, as a study keeps them."""
+        return self.to_config({**self._fixed(), **params})
+
     def restrict(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """The part of ``point`` that lies in the space and is not fixed: a start for the sampler."""
         return {

@@ -6,7 +6,7 @@ COMPLETE with both objectives at the full resource, PRUNED when it was stopped, 
 sampler makes of a stopped trial is up to a strategy, see `search.fidelity`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Self
 
 from search.config import SweepConfig
@@ -35,7 +35,7 @@ def open_study(config: SweepConfig, storage_path: str | None, strategy: str = DE
     )
 
 
-def forget_unfinished(study: Any, keep: Sequence[str] = ()) -> None:
+def forget_unfinished(study: Any, keep: Collection[str] = ()) -> None:
     """End the trials that a killed driver left RUNNING, but for those with an id in ``keep``, which will go on.
 
     A trial that had reached a rung counts as stopped there, one that had not as failed.
@@ -46,6 +46,17 @@ def forget_unfinished(study: Any, keep: Sequence[str] = ()) -> None:
         if trial.user_attrs.get(TRIAL_ID) not in keep:
             state = TrialState.PRUNED if trial.user_attrs.get(RUNGS) else TrialState.FAIL
             study.tell(trial.number, state=state)
+
+
+def never_launched(study: Any, launched: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Trials that were asked for, but whose driver was killed before they began: trial id to parameters."""
+    from optuna.trial import TrialState
+
+    asked = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    named = {
+        trial.user_attrs[TRIAL_ID]: dict(trial.params) for trial in asked if TRIAL_ID in trial.user_attrs
+    }
+    return {trial_id: params for trial_id, params in named.items() if trial_id not in launched}
 
 
 class TrialEntry:

@@ -117,9 +117,10 @@ class Sweep:
             self.config.time_budget is not None and time.monotonic() - started >= self.config.time_budget
         )
         # Tune takes an interrupt itself and returns as if done: what is left to do tells.
-        self.interrupted |= (
-            self._something_left(searching.is_over) and not over_time and stopper.interrupted_by is None
-        )
+        left = self._something_left(searching.is_over)
+        self.interrupted |= left and not over_time and stopper.interrupted_by is None
+        if not self.interrupted:
+            searching.close()
         return stopper
 
     def _something_left(self, enough: bool) -> bool:

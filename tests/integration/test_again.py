@@ -1,7 +1,9 @@
 """Running again: the same seed, other data formats, and after an interrupt."""
 
 import json
+import os
 import signal
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -21,6 +23,15 @@ def figures(run: Path) -> dict[str, Any]:
     return {trial_id: {name: trial[name] for name in names} for trial_id, trial in last_states(run).items()}
 
 
+def wait_for_ends(run: Path, process: "subprocess.Popen[Any]", ended: int) -> None:
+    """Wait until so many trials of a running sweep have ended."""
+    journal, deadline = run / "trials.jsonl", time.monotonic() + 180
+    while not (journal.exists() and journal.read_text().count('"event":"ended"') >= ended):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_the_same_seed_gives_the_same_trials(finished: Path, tmp_path: Path) -> None:
     done = lorafront(*TINY_SWEEP, "--out", tmp_path / "twin", cwd=finished.parent)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -38,11 +49,7 @@ def test_an_interrupt_leaves_a_resumable_run_and_says_so(finished: Path, tmp_pat
     process = subprocess.Popen(
         command, cwd=cwd, env=environment(cwd), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    journal, deadline = run / "trials.jsonl", time.monotonic() + 120
-    while not (journal.exists() and journal.read_text().count('"ended"') >= 2):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_for_ends(run, process, 2)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
@@ -72,3 +79,30 @@ def test_tables_of_prompts_and_responses(finished: Path, tmp_path: Path, suffix:
     assert trial["status"] == "completed"
     facts = json.loads((tmp_path / "run" / "trials.jsonl").read_text().splitlines()[0])["sweep"]["data"]
     assert facts["rows"] == 40
+
+
+def test_kills_change_nothing(finished: Path, tmp_path: Path) -> None:
+    """SIGKILL to driver and workers, twice, then the same trials, study and MLflow runs as an undisturbed sweep."""
+    cwd, run = finished.parent, tmp_path / "run"
+    command = [LORAFRONT, *map(str, TINY_SWEEP), "--out", str(run)]
+    for ended in (2, 5):
+        process = subprocess.Popen(
+            command, cwd=cwd, env=environment(cwd), stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        wait_for_ends(run, process, ended)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        command = [LORAFRONT, "resume", str(run)]
+    done = lorafront("resume", run, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert figures(run) == figures(finished)
+    for table, count in (("optuna.db", "trials"), ("mlflow.db", "runs")):
+        found, expected = (
+            rows(folder / table, f"select count(*) from {count}") for folder in (run, finished)
+        )
+        assert found == expected
+    assert rows(run / "optuna.db", "select count(*) from trials where state = 'RUNNING'") == [(0,)]
+
+
+def rows(database: Path, query: str) -> list[Any]:
+    return sqlite3.connect(database).execute(query).fetchall()

@@ -1,7 +1,5 @@
 """Which trials a rung thinks best: Pareto rank beyond noise, spread along the front."""
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,7 +15,7 @@ def exact(loss: float, memory_bytes: float) -> Report:
 
 def noisy(parts: list[float], memory_bytes: float = 100.0) -> Report:
     spread = float(np.std(parts, ddof=1)) / len(parts) ** 0.5
-    return Report(float(np.mean(parts)), spread, memory_bytes, tuple(parts))
+    return Report(float(np.mean(parts)), spread, memory_bytes, np.array(parts))
 
 
 points = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=30)
@@ -37,10 +35,11 @@ def test_the_best_loss_comes_first(pairs: list[tuple[int, int]]) -> None:
     assert pairs[first][0] == min(loss for loss, _ in pairs)
 
 
-def test_within_a_rank_the_order_spreads_over_the_front() -> None:
+def test_a_front_that_has_to_be_cut_stays_spread() -> None:
     front = [exact(1.0, 1000), exact(1.01, 900), exact(2.0, 300), exact(3.0, 100)]
-    assert ranked(front, 0.0)[:2] == [0, 3]
-    assert ranked(front, 0.0)[2] == 2  # not the near twin of the first
+    assert ranked(front, 0.0) == [0, 1, 2, 3]
+    assert ranked(front, 0.0, 2) == [0, 3]
+    assert ranked(front, 0.0, 3) == [0, 3, 2]  # not the near twin of the first
 
 
 def test_memory_within_the_resolution_does_not_dominate() -> None:
@@ -80,22 +79,28 @@ def test_circles_of_noise_end() -> None:
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 1), (2, 1), (3, 1), (4, 2), (9, 3), (10, 4)])
 def test_one_in_eta_goes_on_rounded_up(count: int, expected: int) -> None:
-    rung = Rung(16, reports={f"t{n}": exact(n + 1, 100) for n in range(count)})
-    assert rung.best(3) == [f"t{n}" for n in range(expected)]
-    assert rung.quota(3) == expected
+    rung = Rung(16, 3, reports={f"t{n}": exact(n + 1, 100) for n in range(count)})
+    assert rung.best == [f"t{n}" for n in range(expected)]
+    rung.promoted = set(rung.best[1:])
+    assert rung.has_promotions_left
+    rung.promoted = set(rung.best)
+    assert not rung.has_promotions_left
 
 
-def test_a_decision_does_not_grow_with_the_number_of_trials() -> None:
-    random = np.random.default_rng(1)
-    durations = []
-    for count in (WINDOW, 20 * WINDOW):
-        losses = random.uniform(1, 2, (count, 32))
-        rung = Rung(
-            16, reports={f"t{n}": noisy(list(part), random.uniform(1, 9)) for n, part in enumerate(losses)}
-        )
-        rung.best(3)
-        started = time.perf_counter()
-        for _ in range(5):
-            rung.best(3)
-        durations.append((time.perf_counter() - started) / 5)
-    assert durations[1] < 5 * durations[0] + 0.01
+@given(points, st.integers(1, 30))
+def test_the_few_best_are_of_the_lowest_ranks(pairs: list[tuple[int, int]], count: int) -> None:
+    count = min(count, len(pairs))
+    ranks = nondominated_ranks(pairs)
+    best = ranked([exact(loss, memory) for loss, memory in pairs], 0.0, count)
+    assert len(set(best)) == count
+    assert [ranks[index] for index in best] == sorted(ranks)[:count]
+
+
+def test_only_the_newest_reports_count() -> None:
+    rung = Rung(16, 3)
+    for number in range(3 * WINDOW):
+        rung.add(f"t{number}", exact(1 + number, 100))
+    newest = [f"t{number}" for number in range(2 * WINDOW, 3 * WINDOW)]
+    assert set(rung.best) <= set(newest)
+    assert rung.best[0] == newest[0]
+    assert len(rung.best) == -(-WINDOW // 3)

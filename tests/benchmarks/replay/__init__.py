@@ -1,0 +1,1 @@
+"""A replay benchmark: real searchers and schedulers on recorded learning curves, in virtual time."""
