@@ -62,10 +62,11 @@ class TrialRecord(Record):
 
 
 class Base(Record):
-    """The untouched model's loss on the validation split."""
+    """The untouched model's loss on the validation split, and its examples' parts of it (see `RungResult`)."""
 
     eval_loss: float
     eval_loss_stderr: float
+    example_losses: list[float] | None = None
 
 
 class Baseline(Record):

@@ -10,6 +10,7 @@ from trainables.settings import TrialConfig, TrialSpec
 
 if TYPE_CHECKING:
     from search.pareto_asha import PastReport
+    from search.rung import Report
 
 
 def was_launched(trial: TrialRecord) -> bool:
@@ -38,7 +39,7 @@ class History:
     def __init__(self, plan: SweepPlan, journal: Journal, paths: RunPaths) -> None:
         self._plan, self._paths = plan, paths
         self._known = dict(journal.trials)
-        self._needs_base = journal.base is None
+        self._base = journal.base
 
     @property
     def lora_trials(self) -> Sequence[TrialRecord]:
@@ -74,7 +75,7 @@ class History:
         specs += [self.resumed(trial.trial_id) for trial in self.unfinished]
         if not specs:
             return []  # the first sampled trial evaluates the base, see `SweepPlan.numbered_spec`
-        return [specs[0].model_copy(update={"evaluate_base": self._needs_base}), *specs[1:]]
+        return [specs[0].model_copy(update={"evaluate_base": self._base is None}), *specs[1:]]
 
     def resumed(self, trial_id: str) -> TrialSpec:
         """The spec with which a trial goes on from its last checkpoint."""
@@ -86,6 +87,14 @@ class History:
             return None
         folder = (self._paths.root / trial.checkpoint).resolve()
         return str(folder) if (folder / "state.json").exists() else None
+
+    def base(self) -> "Report | None":
+        """The untouched model as the scheduler compares it; None until it was evaluated."""
+        from search.pareto_asha import base_report_of
+
+        if self._base is None or not self._base.example_losses:
+            return None
+        return base_report_of({f"base_{name}": value for name, value in self._base.model_dump().items()})
 
     def reports(self) -> list["PastReport"]:
         """What was found at the rungs, in the order of the trials."""

@@ -62,9 +62,9 @@ class Journal:
         """Note a launch, a resumption or the end of the sweep."""
         self.append(Event(event="sweep", time=now(), sweep=facts))
 
-    def found_base(self, loss: float, stderr: float) -> None:
+    def found_base(self, base: Base) -> None:
         """Note the untouched model's loss."""
-        self.append(Event(event="base", time=now(), base=Base(eval_loss=loss, eval_loss_stderr=stderr)))
+        self.append(Event(event="base", time=now(), base=base))
 
     def trial(self, event: str, record: TrialRecord) -> None:
         """Note a trial's new state; a completed one changes the front."""

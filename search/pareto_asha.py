@@ -31,16 +31,19 @@ class ParetoAsha(TrialScheduler):
     """Asynchronous successive halving by Pareto rank (MO-ASHA, arXiv 2106.12639), pausing instead of killing.
 
     A trial that reports at a rung goes on if it is among the best 1 / ``reduction_factor`` of those seen there so far
-    (`Rung.best`); no trial waits for a rung to fill. Otherwise it is paused. When a worker is free and the rung's
-    picture has changed so far that a paused trial belongs to the best, it goes on from its checkpoint before anything
-    new is started (ASHA's promotion, arXiv 1810.05934, algorithm 2), as long as no more than one in
-    ``reduction_factor`` have gone on. When nothing new is to come, the paused trials end.
+    (`Rung.best`), as long as no more than that share, rounded up, has gone on: else a search that gets better and better
+    would send on most of its trials. Otherwise it is paused; no worker waits for a rung to fill. When a worker is free
+    and the rung's picture has changed so far that a paused trial belongs to the best, it goes on from its checkpoint
+    before anything new is started (ASHA's promotion, arXiv 1810.05934, algorithm 2). The untouched model competes, too:
+    a trial that is no better than it within noise is not on the front, however small. When nothing new is to come, the
+    paused trials end.
 
     Args:
         rungs: numbers of examples, ascending; at the last one nothing is left to decide.
         reduction_factor: eta in the papers.
         workers: how many trials run at once.
         past: reports of earlier launches. Their trials can be promoted, too: `revive` names them.
+        base: the untouched model in no memory, if an earlier launch evaluated it; else a trial's result tells.
         resolution: relative difference of memory below which two trials need the same.
         exempt: which Tune trials always go on (the baseline).
     """
@@ -52,6 +55,7 @@ class ParetoAsha(TrialScheduler):
         *,
         workers: int = 1,
         past: Sequence[PastReport] = (),
+        base: Report | None = None,
         resolution: float = 0.01,
         exempt: Callable[[Any], bool] = lambda trial: False,
     ) -> None:
@@ -64,6 +68,8 @@ class ParetoAsha(TrialScheduler):
         self._active: set[str] = set()
         for report in past:
             self._remember(report)
+        if base is not None:
+            self._know_base(base)
 
     def _remember(self, past: PastReport) -> None:
         rung = self._rungs.get(past.examples)
@@ -74,6 +80,10 @@ class ParetoAsha(TrialScheduler):
             rung.promoted.add(past.trial_id)
         elif past.then == "paused":
             self._paused[past.trial_id] = past.examples, None
+
+    def _know_base(self, nothing: Report) -> None:
+        for rung in self._rungs.values():
+            rung.compare_with(nothing)
 
     def is_paused(self, trial: Any) -> bool:
         """Whether a Tune trial is paused, or will be once its checkpoint is written."""
@@ -91,12 +101,14 @@ class ParetoAsha(TrialScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         """Continue or pause."""
+        if result.get("base_example_losses"):
+            self._know_base(base_report_of(result))
         rung = self._rungs.get(result.get("examples_seen", 0))
         if rung is None or self._exempt(trial):
             return str(TrialScheduler.CONTINUE)
         name = trial_name(trial)
         rung.add(name, report_of(result))
-        if name in rung.best:
+        if name in rung.best and rung.has_promotions_left:
             rung.promoted.add(name)
             return str(TrialScheduler.CONTINUE)
         self._paused[name] = rung.examples, trial
@@ -202,3 +214,9 @@ def report_of(result: Mapping[str, Any]) -> Report:
         float(result["peak_memory_bytes"]),
         np.array(losses) if losses else None,
     )
+
+
+def base_report_of(result: Mapping[str, Any]) -> Report:
+    """The untouched model as a competitor: its loss, in hardly any memory (a byte, as its logarithm is taken)."""
+    losses = np.array(result["base_example_losses"])
+    return Report(float(result["base_eval_loss"]), float(result["base_eval_loss_stderr"]), 1.0, losses)

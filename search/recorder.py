@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.tune import Callback, Stopper
 
-from analysis.records import RungResult, TrialRecord
+from analysis.records import Base, RungResult, TrialRecord
 from search.journal import Journal
 from trainables.settings import TrialSpec
 
@@ -112,7 +112,8 @@ class Recorder(Callback):
             return
         record = self._record(trial)
         if "base_eval_loss" in result and self._journal.base is None:
-            self._journal.found_base(result["base_eval_loss"], result["base_eval_loss_stderr"])
+            names = ("eval_loss", "eval_loss_stderr", "example_losses")
+            self._journal.found_base(Base(**{name: result.get(f"base_{name}") for name in names}))
         rung = RungResult(
             **{
                 name: result[name]

@@ -42,6 +42,7 @@ class Rung:
         resolution: relative difference of memory below which two trials need the same.
         reports: what was measured, by trial; add with `add`.
         promoted: the trials that went on.
+        nothing: the untouched model's loss, in no memory: what training has to beat to be worth anything.
     """
 
     examples: int
@@ -49,12 +50,17 @@ class Rung:
     resolution: float = 0.01
     reports: dict[str, Report] = field(default_factory=dict)
     promoted: set[str] = field(default_factory=set)
+    nothing: Report | None = None
     _best: list[str] | None = None
 
     def add(self, name: str, report: Report) -> None:
         """Take note of a trial's report."""
         self.reports[name] = report
         self._best = None
+
+    def compare_with(self, nothing: Report) -> None:
+        """Take note of the untouched model."""
+        self.nothing, self._best = nothing, None
 
     @property
     def has_promotions_left(self) -> bool:
@@ -67,17 +73,27 @@ class Rung:
         if self._best is None:
             newest = list(islice(reversed(self.reports), WINDOW))[::-1]
             count = math.ceil(len(newest) / self.reduction_factor)
-            order = ranked([self.reports[name] for name in newest], self.resolution, count)
-            self._best = [newest[index] for index in order]
+            reports = [self.reports[name] for name in newest]
+            self._best = [newest[index] for index in ranked(reports, self.resolution, count, self.nothing)]
         return self._best
 
 
-def ranked(reports: list[Report], resolution: float, count: int | None = None) -> list[int]:
-    """Indices of the ``count`` best reports (None: of all): by front, and by loss within a front that is not cut."""
+def ranked(
+    reports: list[Report], resolution: float, count: int | None = None, nothing: Report | None = None
+) -> list[int]:
+    """Indices of the ``count`` best reports (None: of all): by front, and by loss within a front that is not cut.
+
+    What is not better than ``nothing`` by more than noise is on no front before the second.
+    """
+    if not reports:
+        return []
     wanted = len(reports) if count is None else count
     points = np.array([(report.loss, math.log(report.memory_bytes)) for report in reports])
-    beats = _dominance(reports, resolution)
-    beaten_by = beats.sum(axis=0)
+    beats = _dominance(reports if nothing is None else [*reports, nothing], resolution)
+    # 1 where no training is better; it counts against the first front only.
+    useless = beats[len(reports) :, : len(reports)].sum(axis=0)
+    beats = beats[: len(reports), : len(reports)]
+    beaten_by = beats.sum(axis=0) + useless
     left = np.ones(len(reports), dtype=bool)
     order: list[int] = []
     while len(order) < wanted:
@@ -88,7 +104,8 @@ def ranked(reports: list[Report], resolution: float, count: int | None = None) -
         by_loss = front[np.lexsort((points[front, 1], points[front, 0]))]
         order += by_loss.tolist() if len(front) <= room else _spread(points, by_loss, room)
         left[front] = False
-        beaten_by = beaten_by - beats[front].sum(axis=0)
+        beaten_by = beaten_by - beats[front].sum(axis=0) - useless
+        useless = np.zeros_like(useless)
     return order
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from search.pareto_asha import ParetoAsha, PastReport
+from search.rung import Report
 
 
 def is_baseline(trial: Any) -> bool:
@@ -69,11 +70,12 @@ def make_scheduler(
     reduction_factor: int,
     past: Sequence[PastReport] = (),
     workers: int = 1,
+    base: Report | None = None,
 ) -> TrialScheduler:
     """The scheduler of that name; a single rung leaves nothing to stop at."""
     if name == "fifo" or len(rungs) == 1:
         return FIFOScheduler()
     if name == "pareto-asha":
-        return ParetoAsha(rungs, reduction_factor, workers=workers, past=past, exempt=is_baseline)
+        return ParetoAsha(rungs, reduction_factor, workers=workers, past=past, base=base, exempt=is_baseline)
     replay = [(report.trial_id, report.examples, report.report.loss) for report in past]
     return AshaOnExamples(rungs, reduction_factor, replay)

@@ -34,9 +34,14 @@ class Searching:
         self._sampler = self._make_sampler()
         self._stagnation = Stagnation(self._config.stagnation, lambda: journal.front(finished=False))
         journal.listeners.append(self._stagnation.listen)
-        config, reports = self._config, self._history.reports()
+        config, history = self._config, self._history
         self.scheduler = make_scheduler(
-            config.scheduler, config.rungs, config.reduction_factor, reports, plan.machine.concurrent
+            config.scheduler,
+            config.rungs,
+            config.reduction_factor,
+            history.reports(),
+            plan.machine.concurrent,
+            history.base(),
         )
 
     @property

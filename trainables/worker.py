@@ -71,7 +71,11 @@ class Worker:
             self._facts = {}
             if spec.evaluate_base:
                 result = self._evaluate_untouched(base, spec)
-                self._facts |= {"base_eval_loss": result.loss, "base_eval_loss_stderr": result.stderr}
+                self._facts |= {
+                    "base_eval_loss": result.loss,
+                    "base_eval_loss_stderr": result.stderr,
+                    "base_example_losses": result.example_losses,
+                }
             self.training = Training(spec, base, self.data, self.device)
         except Exception as error:
             self._drop_after(error)

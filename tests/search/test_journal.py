@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.records import RunPaths, TrialRecord
+from analysis.records import Base, RunPaths, TrialRecord
 from search.errors import InputError
 from search.journal import Journal
 from search.recorder import FailureStopper, last_line
@@ -39,7 +39,7 @@ def test_a_damaged_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path
 
 def test_a_completed_trial_rewrites_the_front(tmp_path: Path) -> None:
     journal = Journal(RunPaths(tmp_path), name="n", size="s")
-    journal.found_base(4.0, 0.1)
+    journal.found_base(Base(eval_loss=4.0, eval_loss_stderr=0.1))
     done = record("t0001", status="completed", eval_loss=3.0, eval_loss_stderr=0.1, peak_memory_bytes=5)
     journal.trial("ended", done)
     front = json.loads((tmp_path / "front.json").read_text())

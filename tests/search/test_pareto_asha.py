@@ -124,6 +124,31 @@ def test_paused_trials_end_when_nothing_new_is_to_come() -> None:
     assert not sweep.scheduler.is_paused(paused)
 
 
+def test_no_more_than_one_in_eta_go_on_however_the_trials_improve() -> None:
+    sweep = tune(workers=100)
+    decisions = [sweep.report(sweep.start(f"t{n}"), 16, 3.0 - n / 10, 900) for n in range(9)]
+    assert [n for n, decision in enumerate(decisions) if decision == CONTINUE] == [0, 3, 6]
+
+
+def test_the_untouched_model_is_a_competitor_once_it_is_known() -> None:
+    sweep = tune()
+    first = {"examples_seen": 16, "eval_loss": 3.0, "peak_memory_bytes": 900, "example_losses": [2.9, 3.1]}
+    known = {"base_eval_loss": 4.0, "base_eval_loss_stderr": 0.1, "base_example_losses": [3.9, 4.1]}
+    assert sweep.scheduler.on_trial_result(sweep, sweep.start("t1"), first | known) == CONTINUE
+    for number, (loss, memory) in enumerate([(3.5, 800), (4.2, 100), (3.2, 850)], 2):
+        parts = [loss - 0.1, loss + 0.1]
+        result = {
+            "examples_seen": 16,
+            "eval_loss": loss,
+            "peak_memory_bytes": memory,
+            "example_losses": parts,
+        }
+        decision = sweep.scheduler.on_trial_result(sweep, sweep.start(f"t{number}"), result)
+    assert decision == PAUSE  # two of four are worth it: the best, and the furthest from it on the front
+    assert sweep.scheduler._next_promotion(of_earlier_launch=False) is None
+    assert sweep.scheduler._rungs[16].best == ["t1", "t2"]
+
+
 def test_an_error_frees_the_worker_and_forgets_the_pause() -> None:
     sweep = tune(workers=1)
     trial = sweep.start("t1")

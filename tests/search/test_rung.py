@@ -29,6 +29,11 @@ def test_without_noise_the_order_is_by_nondominated_rank(pairs: list[tuple[int, 
     assert [ranks[index] for index in order] == sorted(ranks)
 
 
+def test_an_empty_rung_has_no_best() -> None:
+    assert Rung(16, 3).best == ranked([], 0.01) == []
+    assert not Rung(16, 3).has_promotions_left
+
+
 @given(points)
 def test_the_best_loss_comes_first(pairs: list[tuple[int, int]]) -> None:
     first = ranked([exact(loss, memory) for loss, memory in pairs], resolution=0.0)[0]
@@ -94,6 +99,25 @@ def test_the_few_best_are_of_the_lowest_ranks(pairs: list[tuple[int, int]], coun
     best = ranked([exact(loss, memory) for loss, memory in pairs], 0.0, count)
     assert len(set(best)) == count
     assert [ranks[index] for index in best] == sorted(ranks)[:count]
+
+
+def test_what_is_no_better_than_no_training_comes_after_the_front() -> None:
+    nothing = Report(4.0, 0.0, 1.0)
+    useful, smallest, worse = exact(3.0, 500), exact(4.1, 100), exact(3.5, 600)
+    assert ranked([smallest, useful, worse], 0.01)[:2] == [1, 0]
+    assert ranked([smallest, useful, worse], 0.01, nothing=nothing)[0] == 1
+    assert ranked([smallest, useful, worse], 0.01, 1, nothing) == [1]
+    rung = Rung(16, 3)
+    for name, report in (
+        ("useful", useful),
+        ("smallest", smallest),
+        ("third", exact(4.2, 90)),
+        ("last", exact(4.3, 80)),
+    ):
+        rung.add(name, report)
+    assert rung.best == ["useful", "last"]
+    rung.compare_with(nothing)
+    assert rung.best[0] == "useful"
 
 
 def test_only_the_newest_reports_count() -> None:
