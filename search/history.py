@@ -54,7 +54,10 @@ class History:
     @property
     def pausing(self) -> Sequence[TrialRecord]:
         """Those that were stopped and can go on."""
-        return [t for t in self.lora_trials if t.status == "stopped" and self._checkpoint(t) is not None]
+        return [trial for trial in self.lora_trials if self._can_go_on(trial)]
+
+    def _can_go_on(self, trial: TrialRecord) -> bool:
+        return trial.status == "stopped" and self._checkpoint(trial) is not None
 
     @property
     def next_number(self) -> int:
@@ -112,4 +115,4 @@ class History:
         """What became of a trial after its last report."""
         if trial.status == "running":
             return "went on"
-        return "paused" if trial in self.pausing else "ended"
+        return "paused" if self._can_go_on(trial) else "ended"

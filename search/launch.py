@@ -21,12 +21,10 @@ def launch_sweep(config: SweepConfig, run_dir: Path, command: str, console: Cons
     Raises:
         LorafrontError: bad input, a broken environment, or a sweep that cannot go on.
     """
-    from search.sweep import create_run_folder
+    from search.sweep import create_run_folder, exists_already
 
     if run_dir.exists():
-        raise InputError(
-            f"run folder {run_dir} exists already: choose another --name or --out, or lorafront resume {run_dir}"
-        )
+        raise exists_already(run_dir)
     _check_tracking(config)
     plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
     return _run(plan, create_run_folder(config, run_dir), command, console)

@@ -6,10 +6,11 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from search.pareto_asha import ParetoAsha
+from search.wrapped_searcher import WrappedSearcher
 from trainables.settings import TrialSpec
 
 
-class SlotSearcher(Searcher):
+class SlotSearcher(WrappedSearcher):
     """Stands between Ray Tune and a searcher, in place of Tune's own limit, which would count paused trials as running.
 
     Args:
@@ -21,17 +22,10 @@ class SlotSearcher(Searcher):
     def __init__(
         self, searcher: Searcher, scheduler: ParetoAsha, revived_spec: Callable[[str], TrialSpec]
     ) -> None:
-        super().__init__(metric=None, mode=None)
-        self._searcher, self._scheduler, self._revived_spec = searcher, scheduler, revived_spec
+        super().__init__(searcher)
+        self._scheduler, self._revived_spec = scheduler, revived_spec
         self._exhausted = False
         self._last_results: dict[str, dict[str, Any]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its set-up for a restore of its own, which lorafront does not use."""
-        return {}
-
-    def __deepcopy__(self, memo: Any) -> "SlotSearcher":
-        return self
 
     def suggest(self, trial_id: str) -> Any:
         """A config; None while no worker is free; FINISHED when no trial can come or go on any more."""
@@ -59,9 +53,3 @@ class SlotSearcher(Searcher):
         """Passed on, with the trial's last result if Tune names none."""
         last_result = self._last_results.pop(trial_id, None)
         self._searcher.on_trial_complete(trial_id, result or last_result, error)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing to save."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""

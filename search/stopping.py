@@ -7,6 +7,7 @@ from ray.tune.search import Searcher
 
 from analysis.records import Event, Front
 from search.config import StagnationSettings
+from search.wrapped_searcher import WrappedSearcher
 
 
 class Stagnation:
@@ -27,6 +28,8 @@ class Stagnation:
 
     def listen(self, event: Event) -> None:
         """Take note of a trial's end."""
+        if self._settings.trials is None:
+            return
         if event.event != "ended" or event.trial is None or event.trial.kind != "lora":
             return
         hypervolume = self._front().hypervolume
@@ -46,36 +49,13 @@ class Stagnation:
         return before > 0 and now <= before * (1 + self._settings.growth)
 
 
-class UntilStagnation(Searcher):
+class UntilStagnation(WrappedSearcher):
     """Samples as the searcher inside does until nothing is to be gained; running trials are left to finish."""
 
     def __init__(self, searcher: Searcher, stagnation: Stagnation) -> None:
-        super().__init__(metric=None, mode=None)
-        self._searcher, self._stagnation = searcher, stagnation
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its set-up for a restore of its own, which lorafront does not use."""
-        return {}
-
-    def __deepcopy__(self, memo: Any) -> "UntilStagnation":
-        return self
+        super().__init__(searcher)
+        self._stagnation = stagnation
 
     def suggest(self, trial_id: str) -> Any:
         """The next config, or FINISHED."""
         return Searcher.FINISHED if self._stagnation.has_come else self._searcher.suggest(trial_id)
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Passed on."""
-        self._searcher.on_trial_result(trial_id, result)
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Passed on."""
-        self._searcher.on_trial_complete(trial_id, result, error)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing to save."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""

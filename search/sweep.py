@@ -3,7 +3,7 @@
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from analysis.files import write_atomically
 from analysis.front import sweep_facts
@@ -16,8 +16,12 @@ from search.journal import Journal, now
 from search.plan import SweepPlan, predicted_bytes
 from search.yaml_io import dump_yaml
 
-if TYPE_CHECKING:
-    pass
+
+def exists_already(run_dir: Path) -> InputError:
+    """The error that a new sweep's run folder exists."""
+    return InputError(
+        f"run folder {run_dir} exists already: choose another --name or --out, or lorafront resume {run_dir}"
+    )
 
 
 def create_run_folder(config: SweepConfig, run_dir: Path) -> RunPaths:
@@ -31,9 +35,7 @@ def create_run_folder(config: SweepConfig, run_dir: Path) -> RunPaths:
         run_dir.mkdir(parents=True)
         write_atomically(paths.sweep_yaml, dump_yaml(config.to_yaml_dict()))
     except FileExistsError as error:
-        raise InputError(
-            f"run folder {run_dir} exists already: choose another --name or --out, or lorafront resume {run_dir}"
-        ) from error
+        raise exists_already(run_dir) from error
     except OSError as error:
         raise InputError(f"cannot create run folder {run_dir}: {error.strerror}") from error
     return paths
