@@ -7,13 +7,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from analysis.against_full import headline_for
 from analysis.colossalchat import (
     arguments_text,
     lora_finetune_arguments,
     readme_text,
     train_sft_lora_config,
 )
-from analysis.front import headline_for
 from analysis.records import TrialRecord
 from analysis.results import Run
 from analysis.text import DERIVED_KEY
@@ -116,7 +116,7 @@ def sweep_section(run: Run, trial: TrialRecord) -> dict[str, Any]:
     if {"rank", "alpha"} <= set(trial.config):
         space["alpha_ratio"] = trial.config["alpha"] / trial.config["rank"]
     kept = {key: run.config[key] for key in _SWEEP_KEYS if key in run.config}
-    return {**kept, "trials": 1, "space": space, "recommended": dict(space)}
+    return {**kept, "trials": 1, "confirm": 0, "space": space, "recommended": dict(space)}
 
 
 def _measured(run: Run, trial: TrialRecord) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.against_full import headline_for
+from analysis.confirmation import confirm_all
 from analysis.files import write_atomically
 from analysis.pareto import front_indices, hypervolume, knee_index
-from analysis.records import Base, Baseline, Event, Front, Headline, TrialRecord
+from analysis.records import Base, Baseline, Event, Front, TrialRecord
 
 
 def build_front(
@@ -19,17 +21,33 @@ def build_front(
     trials: Sequence[TrialRecord],
     base: Base | None,
     reference_point: dict[str, float],
+    predicted_full_memory_bytes: int | None = None,
 ) -> Front:
     """The front of a sweep, from nothing but its records (which stay as they are: the front holds copies).
 
     Only completed LoRA trials with both objectives can be on the front. The completed full fine-tuning
-    record becomes ``baseline`` and is not among ``trials``. ``reference_point`` bounds the hypervolume, whose
-    unit is nat x byte.
+    record becomes ``baseline`` and replicates become the ``confirmation`` of their trial; neither is among ``trials``.
+    ``reference_point`` bounds the hypervolume, whose unit is nat x byte.
     """
     lora = [trial.model_copy(update={"on_front": False}) for trial in trials if trial.kind == "lora"]
     members = _mark_front(lora)
+    replicates = [trial for trial in trials if trial.kind == "replicate"]
+    confirm_all(lora, replicates)
     baseline = _baseline(trials)
     reference = (reference_point["eval_loss"], reference_point["peak_memory_bytes"])
+    headlines = {
+        name: headline
+        for name, trial in picks(members).items()
+        if (
+            headline := headline_for(
+                trial,
+                base,
+                baseline,
+                predicted_full_memory_bytes=predicted_full_memory_bytes,
+                replicates=replicates,
+            )
+        )
+    }
     return Front(
         schema=1,
         name=name,
@@ -40,7 +58,9 @@ def build_front(
         hypervolume=hypervolume([_point(trial) for trial in members], reference),
         base=base,
         baseline=baseline,
-        headline=headline_for(knee(members), base, baseline) if members else None,
+        headline=headlines.get("knee") if baseline else None,
+        headlines=headlines,
+        predicted_full_memory_bytes=predicted_full_memory_bytes,
         trials=lora,
     )
 
@@ -59,22 +79,15 @@ def knee(members: Sequence[TrialRecord]) -> TrialRecord:
     return members[knee_index([_point(trial) for trial in members])]
 
 
-def headline_for(trial: TrialRecord, base: Base | None, baseline: Baseline | None) -> Headline | None:
-    """One trial against full fine-tuning; None without a baseline or without the trial's own figures."""
-    if baseline is None or not _has_objectives(trial) or not trial.tokens_per_second:
-        return None
-    loss, peak_memory_bytes = _point(trial)
-    if baseline.peak_memory_bytes <= 0 or baseline.tokens_per_second <= 0:
-        return None
-    retention = None
-    if base is not None and baseline.eval_loss < base.eval_loss:
-        retention = (base.eval_loss - loss) / (base.eval_loss - baseline.eval_loss)
-    return Headline(
-        retention=retention,
-        memory_ratio=peak_memory_bytes / baseline.peak_memory_bytes,
-        speedup=trial.tokens_per_second / baseline.tokens_per_second,
-        trial_id=trial.trial_id,
-    )
+def picks(members: Sequence[TrialRecord]) -> dict[str, TrialRecord]:
+    """The members of a front that people ask for: its ``knee``, the best ``quality`` and the least ``memory``."""
+    if not members:
+        return {}
+    return {
+        "knee": knee(members),
+        "quality": min(members, key=_point),
+        "memory": min(members, key=lambda trial: _point(trial)[::-1]),
+    }
 
 
 def sweep_facts(events: Iterable[Event]) -> dict[str, Any]:
@@ -137,6 +150,8 @@ def _baseline(trials: Iterable[TrialRecord]) -> Baseline | None:
                 peak_memory_bytes=int(peak_memory_bytes),
                 train_seconds=trial.train_seconds,
                 tokens_per_second=trial.tokens_per_second or 0.0,
+                test_loss=trial.test_loss,
+                test_example_losses=trial.test_example_losses,
             )
     return baseline
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from analysis.front import front_members, knee
-from analysis.records import Front, TrialRecord
+from analysis.records import Front, Headline, TrialRecord
 from analysis.text import MISSING, config_summary, loss_text, percent_text
 from search.units import format_memory
 
@@ -40,16 +40,19 @@ def claims(front: Front, full_trial: TrialRecord | None = None) -> list[Claim]:
     ``full_trial`` is the full fine-tuning record in whatever state: it says why there is no baseline.
     """
     trial = recommended(front)
-    headline = front.headline
-    if trial is None or headline is None:
+    headline = front.headlines.get("knee")
+    if trial is None or headline is None or headline.speedup is None:
         why = _why_unknown(front, trial, full_trial)
+        known = trial is not None and headline is not None
         return [
             Claim("of full fine-tuning's gain kept", MISSING, "claimed: 90 %", why, "unknown"),
-            Claim("of full fine-tuning's memory", MISSING, "claimed: one third", why, "unknown"),
+            _predicted_memory_claim(front, trial, headline.memory_ratio)  # type: ignore[arg-type, union-attr]
+            if known
+            else Claim("of full fine-tuning's memory", MISSING, "claimed: one third", why, "unknown"),
             Claim("the training speed", MISSING, "claimed: 2 to 3 ×", why, "unknown"),
         ]
     return [
-        _retention_claim(front, trial, headline.retention),
+        _retention_claim(front, trial, headline),
         _memory_claim(front, trial, headline.memory_ratio),
         _speed_claim(front, trial, headline.speedup),
     ]
@@ -61,16 +64,17 @@ def headline_lines(front: Front, full_trial: TrialRecord | None = None) -> list[
     if trial is None:
         return [_why_unknown(front, trial, full_trial)]
     figures = claims(front, full_trial)
-    if all(claim.verdict == "unknown" for claim in figures):
+    if front.baseline is None or figures[1].verdict == "unknown":
         memory = format_memory(trial.peak_memory_bytes or 0)
         loss = loss_text(trial.eval_loss, trial.eval_loss_stderr)
         found = f"Recommended: {trial.trial_id} ({config_summary(trial.config)}), loss {loss}, {memory}."
-        return [found, figures[0].sentence]
+        return [found, *dict.fromkeys(claim.sentence for claim in figures)]
     return [f"{claim.sentence.removesuffix('.')} ({claim.claimed})." for claim in figures]
 
 
-def _retention_claim(front: Front, trial: TrialRecord, retention: float | None) -> Claim:
+def _retention_claim(front: Front, trial: TrialRecord, headline: Headline) -> Claim:
     title, claimed = "of full fine-tuning's gain kept", "claimed: 90 %"
+    retention = headline.retention
     if retention is None:
         why = (
             "The untouched model was not evaluated, so what fine-tuning gains is unknown."
@@ -90,7 +94,29 @@ def _retention_claim(front: Front, trial: TrialRecord, retention: float | None) 
     else:
         meaning = f"Quality: {share} of full fine-tuning's gain is kept."
     verdict: Verdict = "met" if round(retention, 2) >= CLAIMED_RETENTION else "missed"
+    if headline.test_retention is not None:
+        tested = percent_text(headline.test_retention)
+        losses += f"; on test examples and with new seeds {tested}"
+        if headline.test_retention_interval is not None:
+            low, high = map(percent_text, headline.test_retention_interval)
+            losses += f", with 95 % confidence {low} to {high}"
     return Claim(title, share, claimed, f"{meaning[:-1]}: {losses}.", verdict)
+
+
+def _predicted_memory_claim(front: Front, trial: TrialRecord, ratio: float) -> Claim:
+    """Where full fine-tuning was not run, its memory is known from a prediction alone."""
+    own, full = (
+        format_memory(memory or 0) for memory in (trial.peak_memory_bytes, front.predicted_full_memory_bytes)
+    )
+    sentence = f"Memory: {own} against {full} that full fine-tuning is predicted to need, {percent_text(ratio)} of it."
+    verdict: Verdict = "met" if round(ratio, 2) <= CLAIMED_MEMORY_RATIO else "missed"
+    return Claim(
+        "of full fine-tuning's memory, predicted",
+        percent_text(ratio),
+        "claimed: one third",
+        sentence,
+        verdict,
+    )
 
 
 def _memory_claim(front: Front, trial: TrialRecord, ratio: float) -> Claim:

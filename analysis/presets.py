@@ -1,6 +1,6 @@
 """Picking the trial of a front that serves a purpose."""
 
-from analysis.front import front_members, knee
+from analysis.front import front_members, picks
 from analysis.records import Front, TrialRecord
 from search.errors import InputError
 from search.units import format_memory, parse_memory
@@ -18,17 +18,12 @@ def pick(front: Front, how: str) -> TrialRecord:
     if how in ("knee", "quality", "memory") or how.startswith("under:"):
         if not members:
             raise InputError(f"run {front.name!r} has no completed trial to pick from")
-        if how == "knee":
-            return knee(members)
-        if how == "memory":
-            return min(members, key=_memory)
-        return min(_under(members, how), key=_loss)
+        named = picks(members)
+        return named[how] if how in named else min(_under(members, how), key=_loss)
     return _by_id(front, how)
 
 
 def _under(members: list[TrialRecord], how: str) -> list[TrialRecord]:
-    if how == "quality":
-        return members
     limit = parse_memory(how.removeprefix("under:"))
     fitting = [trial for trial in members if _memory(trial) <= limit]
     if not fitting:

@@ -32,21 +32,46 @@ class RungResult(Record):
     train_seconds: float = 0.0
 
 
+class Confirmation(Record):
+    """How a config did when it was trained again with new seeds, on test examples that the search never saw.
+
+    ``test_loss`` is the mean over the replicates, ``test_losses`` are theirs, in the order of ``seeds``.
+    ``test_interval`` holds the mean with 95 % confidence, over new seeds and new examples alike; None of a single seed.
+    ``failed_seeds`` are those with which training failed. ``beaten_by`` are members of the front that need no more
+    memory and reach a lower test loss, beyond the 95 % interval of the difference; ``not_better_than`` are members that
+    need less memory and are not told apart from this one.
+    """
+
+    seeds: list[int]
+    test_loss: float
+    test_interval: tuple[float, float] | None = None
+    test_losses: list[float]
+    tokens_per_second: list[float] = Field(default_factory=list)
+    failed_seeds: list[int] = Field(default_factory=list)
+    beaten_by: list[str] = Field(default_factory=list)
+    not_better_than: list[str] = Field(default_factory=list)
+
+
 class TrialRecord(Record):
     """One trial: an element of ``trials`` in `front.json`, plus ``kind`` and its ``rungs``.
 
     The measured fields are None until the first rung is reached. ``checkpoint`` is the folder of the newest
-    adapter checkpoint, relative to the run folder when it lies inside.
+    adapter checkpoint, relative to the run folder when it lies inside. A ``replicate`` trains the config of the trial
+    ``replicate_of`` again with another seed, and is no trial of the search. ``adopted_from`` names the earlier sweep and
+    its trial that a record was taken over from. In `front.json` a confirmed trial's ``test_loss`` is the mean over its
+    replicates.
     """
 
     trial_id: str
-    kind: Literal["lora", "full"] = "lora"
+    kind: Literal["lora", "full", "replicate"] = "lora"
     status: Status = "running"
     on_front: bool = False
     config: dict[str, Any]
     eval_loss: float | None = None
     eval_loss_stderr: float | None = None
     test_loss: float | None = None
+    test_loss_stderr: float | None = None
+    test_example_losses: list[float] | None = None
     peak_memory_bytes: int | None = None
     memory_source: Literal["measured", "predicted"] | None = None
     predicted_memory_bytes: int | None = None
@@ -59,14 +84,23 @@ class TrialRecord(Record):
     mlflow_run_id: str | None = None
     rungs: list[RungResult] = Field(default_factory=list)
     checkpoint: str | None = None
+    replicate_of: str | None = None
+    adopted_from: str | None = None
+    confirmation: Confirmation | None = None
 
 
 class Base(Record):
-    """The untouched model's loss on the validation split, and its examples' parts of it (see `RungResult`)."""
+    """The untouched model's loss on the validation split, and its examples' parts of it (see `RungResult`).
+
+    The same on the test split where it was asked for.
+    """
 
     eval_loss: float
     eval_loss_stderr: float
     example_losses: list[float] | None = None
+    test_loss: float | None = None
+    test_loss_stderr: float | None = None
+    test_example_losses: list[float] | None = None
 
 
 class Baseline(Record):
@@ -77,6 +111,8 @@ class Baseline(Record):
     peak_memory_bytes: int
     train_seconds: float
     tokens_per_second: float
+    test_loss: float | None = None
+    test_example_losses: list[float] | None = None
 
 
 class Headline(Record):
@@ -84,13 +120,21 @@ class Headline(Record):
 
     ``retention`` = (base loss - trial loss) / (base loss - baseline loss); None when the baseline did not
     improve on the base. ``memory_ratio`` = trial / baseline peak bytes; ``speedup`` = trial / baseline tokens
-    per second of training.
+    per second of training. Where full fine-tuning was not run, only ``memory_ratio`` is known, and ``memory_source``
+    says that its denominator is predicted.
+
+    Of a confirmed trial there are also ``test_retention``, the mean over its replicates on the test split, and 95 %
+    intervals: of that (None of a single replicate), and of the speed-up's mean over the trial and its replicates.
     """
 
     retention: float | None
     memory_ratio: float
-    speedup: float
+    speedup: float | None
     trial_id: str
+    memory_source: Literal["measured", "predicted"] = "measured"
+    test_retention: float | None = None
+    test_retention_interval: tuple[float, float] | None = None
+    speedup_interval: tuple[float, float] | None = None
 
 
 class Objective(Record):
@@ -101,7 +145,11 @@ class Objective(Record):
 
 
 class Front(Record):
-    """The content of `front.json`."""
+    """The content of `front.json`.
+
+    ``headline`` is the knee's; ``headlines`` has those of the ``knee``, the best ``quality`` and the least ``memory``.
+    ``predicted_full_memory_bytes`` is what full fine-tuning needs by prediction, run or not.
+    """
 
     schema_version: int = Field(1, alias="schema", serialization_alias="schema")
     name: str
@@ -116,6 +164,8 @@ class Front(Record):
     base: Base | None = None
     baseline: Baseline | None = None
     headline: Headline | None = None
+    headlines: dict[str, Headline] = Field(default_factory=dict)
+    predicted_full_memory_bytes: int | None = None
     trials: list[TrialRecord]
 
     model_config = ConfigDict(extra="allow", populate_by_name=True)

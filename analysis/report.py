@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from analysis.confirmed import against_full_rows, confirmed_rows
 from analysis.figures import report_figures
 from analysis.files import write_atomically
 from analysis.headline import claims, recommended
@@ -63,6 +64,8 @@ def _context(run: Run) -> dict[str, Any]:
         "sweep_rows": sweep_rows(run),
         "columns": [short_label(key) for key in table_columns(run)],
         "rows": table_rows(run),
+        "confirmed": confirmed_rows(run.front),
+        "against_full": against_full_rows(run.front),
         "commands": commands(run),
         # Plain data: the template's `tojson` escapes what could close a <script> element.
         "figures": {name: json.loads(figure.to_json()) for name, figure in figures.items()},

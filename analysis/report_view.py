@@ -7,6 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from analysis.confirmed import interval_text, picked_from_text
 from analysis.headline import recommended
 from analysis.records import TrialRecord
 from analysis.results import Run
@@ -58,7 +59,7 @@ def measured_rows(trial: TrialRecord) -> list[tuple[str, str]]:
     source = f" ({trial.memory_source})" if trial.memory_source else ""
     rows = [
         ("eval loss", loss_text(trial.eval_loss, trial.eval_loss_stderr)),
-        ("test loss", loss_text(trial.test_loss) if trial.test_loss is not None else ""),
+        ("test loss", _test_text(trial)),
         ("peak memory", _formatted(trial.peak_memory_bytes, format_memory) + source),
         ("speed", _unit(trial.tokens_per_second, "tokens/s")),
         ("trainable parameters", _unit(trial.trainable_parameters, "")),
@@ -67,25 +68,31 @@ def measured_rows(trial: TrialRecord) -> list[tuple[str, str]]:
     return [(heading, text) for heading, text in rows if text]
 
 
+def _test_text(trial: TrialRecord) -> str:
+    if trial.test_loss is None:
+        return ""
+    if trial.confirmation is None:
+        return loss_text(trial.test_loss, trial.test_loss_stderr)
+    interval = interval_text(trial.confirmation.test_interval, "{:.3f}")
+    return f"{loss_text(trial.test_loss)}{interval} ({len(trial.confirmation.seeds)} new seeds)"
+
+
 def selection_text(run: Run) -> str:
     """From how much the recommended trial was picked, and what that does to its loss."""
     best = recommended(run.front)
     if best is None:
         return ""
-    with_loss = [trial for trial in run.front.trials if trial.rungs]
-    evaluations = sum(len(trial.rungs) for trial in with_loss)
-    completed = sum(trial.status == "completed" for trial in run.front.trials)
+    text = picked_from_text(run.front)
     held_out = _mapping(run.sweep.get("data")).get("validation")
-    examples = f" on the same {held_out} validation examples" if held_out else ""
-    text = (
-        f"Picked from {completed} completed of {len(run.front.trials)} LoRA trials, after {evaluations} "
-        f"evaluations{examples}."
-    )
-    if completed > 1:
+    text = text.replace("the validation", f"the same {held_out} validation") if held_out else text
+    if len(run.front.trials) > 1:
         text += " The best of many looks a little better than it is."
     if best.test_loss is None:
         return f"{text} Its loss on unseen test examples was not measured."
-    return f"{text} On test examples that the search never saw its loss is {loss_text(best.test_loss)}."
+    seeds = f", with {len(best.confirmation.seeds)} new seeds," if best.confirmation else ""
+    return (
+        f"{text} On test examples that the search never saw{seeds} its loss is {loss_text(best.test_loss)}."
+    )
 
 
 def commands(run: Run) -> list[tuple[str, str]]:
@@ -127,7 +134,13 @@ def _resource_text(run: Run) -> str:
 
 
 def _scheduling_text(config: Mapping[str, Any]) -> str:
-    names = {"asha": "ASHA", "fifo": "no early stopping", "tpe": "TPE (Optuna)", "random": "random sampling"}
+    names = {
+        "pareto-asha": "Pareto-aware ASHA",
+        "asha": "ASHA",
+        "fifo": "no early stopping",
+        "tpe": "TPE (Optuna)",
+        "random": "random sampling",
+    }
     chosen = [names.get(str(config.get(key)), _text(config.get(key))) for key in ("sampler", "scheduler")]
     return ", ".join(name for name in chosen if name)
 

@@ -90,6 +90,7 @@ def load_run(run_dir: str | Path) -> Run:
         trials=list(latest_trials(events).values()),
         base=base,
         reference_point=reference_point(events),
+        predicted_full_memory_bytes=sweep.get("predicted_full_memory_bytes"),
     )
     return Run(paths, config, events, sweep, base, front)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from analysis.confirmed import against_full_rows, confirmed_rows
 from analysis.front import front_members
 from analysis.headline import headline_lines, recommended
 from analysis.records import Front, TrialRecord
@@ -37,6 +38,47 @@ def trials_table(front: Front) -> "Table":
 def front_table(front: Front) -> "Table":
     """Only the front, least memory first; the recommended trial is marked."""
     return _table(front, front_members(front), title=f"Pareto front of {front.name}")
+
+
+def confirmation_table(front: Front) -> "Table | None":
+    """The front's members on the test split with new seeds; None before they were trained again."""
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = confirmed_rows(front)
+    if not rows:
+        return None
+    title = Text("Confirmed with new seeds on the test split (mean and 95 % interval)")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.min_width = len(title)
+    table.add_column("trial", no_wrap=True)
+    for heading in ("seeds", "validation", "test"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("")
+    for row in rows:
+        cells = (row.trial_id, row.seeds, row.eval_loss, row.test_loss, row.note)
+        table.add_row(*map(Text, cells), style="dim" if row.is_beaten else "")
+    return table
+
+
+def against_full_table(front: Front) -> "Table | None":
+    """The recommended, the best and the smallest member against full fine-tuning; None where nothing is known."""
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = against_full_rows(front)
+    if not rows:
+        return None
+    title = Text("Against full fine-tuning")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for heading in ("trial", ""):
+        table.add_column(heading)
+    for heading in ("gain kept", "on test", "memory", "speed"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        cells = (row.trial_id, row.pick, row.retention, row.test_retention, row.memory, row.speed)
+        table.add_row(*map(Text, cells))
+    return table
 
 
 def _table(front: Front, trials: Iterable[TrialRecord], *, title: str) -> "Table":

@@ -41,6 +41,12 @@ def sweep(
     memory_budget: Annotated[str | None, Flag(help="Most memory of one device, such as 24GiB.")] = None,
     time_budget: Annotated[str | None, Flag(help="Stop after this time, such as 30m.")] = None,
     concurrent: Annotated[int | None, Flag(help="Trials at a time.")] = None,
+    confirm: Annotated[
+        int | None, Flag(help="New seeds to train the front's members with afterwards; 0 for none.")
+    ] = None,
+    warm_start: Annotated[
+        Path | None, Flag(help="Preset or earlier run folder: its front is tried first.")
+    ] = None,
     seed: Annotated[int | None, Flag(help="Of sampling, data order and adapters.")] = None,
     name: Annotated[str | None, Flag(help="Name of the run.")] = None,
     out: Annotated[Path | None, Flag(help="Run folder; default runs/NAME.")] = None,
@@ -58,7 +64,8 @@ def sweep(
     flags: dict[str, Any] = {
         "base_model": base_model, "trials": trials, "max_examples": max_examples, "memory_budget": memory_budget,
         "time_budget": time_budget, "concurrent": concurrent, "seed": seed, "name": name, "address": address,
-        "tracking_uri": tracking_uri,
+        "tracking_uri": tracking_uri, "confirm": confirm,
+        "warm_start": None if warm_start is None else str(warm_start.resolve()),
     }  # fmt: skip
     sections = {
         "data": {"source": data} if data else None,
@@ -94,7 +101,6 @@ def report(
 ) -> None:
     """Show the front and all trials of a run."""
     from analysis.front import front_json
-    from analysis.headline import headline_lines
     from analysis.results import load_run
     from analysis.tables import trials_table
 
@@ -105,9 +111,10 @@ def report(
     if format_ == "json":
         print(front_json(run.front))
     elif format_ == "table":
+        from search.launch import print_headline
+
         console.print(trials_table(run.front))
-        for line in headline_lines(run.front):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_headline(run.front, console)
     if format_ == "html" or open_:
         from search.launch import write_outputs
 

@@ -44,7 +44,8 @@ class SweepConfig(Settings):
 
     ``max_examples`` is the full resource in training examples; ``rung_count`` rungs lie below and at it, each
     ``reduction_factor`` times the one before. ``memory_budget`` is in bytes, ``time_budget`` in seconds
-    (both also read text such as 24GiB and 30m). ``concurrent`` None lets the machine decide.
+    (both also read text such as 24GiB and 30m). ``concurrent`` None lets the machine decide. ``confirm`` is the number of
+    new seeds with which the front's members are trained again, ``warm_start`` an earlier run folder or a preset.
     """
 
     name: str = Field(pattern=NAME_PATTERN)
@@ -67,6 +68,8 @@ class SweepConfig(Settings):
     execution: ExecutionSettings = ExecutionSettings()
     baseline: BaselineSettings = BaselineSettings()
     stagnation: StagnationSettings = StagnationSettings()
+    confirm: int = Field(0, ge=0, le=100)
+    warm_start: str | None = None
     space: dict[str, Any]
     recommended: dict[str, Any] = Field(default_factory=dict)
     target_sets: dict[str, tuple[str, ...]] = Field(default_factory=dict)

@@ -18,11 +18,24 @@ def was_launched(trial: TrialRecord) -> bool:
     return trial.status != "infeasible" or trial.memory_source != "predicted"
 
 
+def is_own(trial: TrialRecord) -> bool:
+    """Whether a record is a trial of this sweep's search: no baseline, no replicate, not taken over from elsewhere."""
+    return trial.kind == "lora" and trial.adopted_from is None
+
+
 def trial_config(trial: TrialRecord) -> TrialConfig:
     """The config of a recorded trial."""
     return TrialConfig.model_validate(
         {k: v for k, v in trial.config.items() if k in TrialConfig.model_fields}
     )
+
+
+def checkpoint_of(trial: TrialRecord, paths: RunPaths) -> str | None:
+    """The folder from which a trial can go on; None where there is none (any more)."""
+    if trial.checkpoint is None:
+        return None
+    folder = (paths.root / trial.checkpoint).resolve()
+    return str(folder) if (folder / "state.json").exists() else None
 
 
 def settle(journal: Journal, full: int) -> list[TrialRecord]:
@@ -43,7 +56,7 @@ class History:
 
     @property
     def lora_trials(self) -> Sequence[TrialRecord]:
-        """All but the baseline."""
+        """All trials of the search, also those taken over from an earlier one."""
         return [trial for trial in self._known.values() if trial.kind == "lora"]
 
     @property
@@ -62,11 +75,11 @@ class History:
     @property
     def next_number(self) -> int:
         """The number of the next new trial."""
-        return 1 + max((int(trial.trial_id[1:]) for trial in self.lora_trials), default=0)
+        return 1 + max((int(trial.trial_id[1:]) for trial in self.lora_trials if is_own(trial)), default=0)
 
     def trials_left(self, wanted: int) -> int:
         """How many configs are still to be sampled."""
-        return max(0, wanted - sum(map(was_launched, self.lora_trials)))
+        return max(0, wanted - sum(was_launched(trial) for trial in self.lora_trials if is_own(trial)))
 
     def first_specs(self) -> list[TrialSpec]:
         """The baseline, then the unfinished trials from their last checkpoints."""
@@ -74,7 +87,7 @@ class History:
         specs = []
         baseline = self._known.get(BASELINE_ID)
         if config.baseline.enabled and (baseline is None or baseline.status == "running"):
-            specs.append(self._plan.spec(BASELINE_ID, config.baseline_config(), kind="full"))
+            specs.append(self._plan.baseline_spec())
         specs += [self.resumed(trial.trial_id) for trial in self.unfinished]
         if not specs:
             return []  # the first sampled trial evaluates the base, see `SweepPlan.numbered_spec`
@@ -86,10 +99,7 @@ class History:
         return self._plan.spec(trial_id, trial_config(trial), resume_from=self._checkpoint(trial))
 
     def _checkpoint(self, trial: TrialRecord) -> str | None:
-        if trial.checkpoint is None:
-            return None
-        folder = (self._paths.root / trial.checkpoint).resolve()
-        return str(folder) if (folder / "state.json").exists() else None
+        return checkpoint_of(trial, self._paths)
 
     def base(self) -> "Report | None":
         """The untouched model as the scheduler compares it; None until it was evaluated."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from analysis.front import build_front, reference_point, write_front
+from analysis.front import build_front, reference_point, sweep_facts, write_front
 from analysis.records import Base, Event, Front, RunPaths, TrialRecord
 from analysis.results import latest_trials, read_events
 
@@ -84,6 +84,7 @@ class Journal:
             trials=list(self.trials.values()),
             base=self.base,
             reference_point=reference_point(self.events),
+            predicted_full_memory_bytes=sweep_facts(self.events).get("predicted_full_memory_bytes"),
         )
 
     def write_front(self, *, finished: bool) -> Front:

@@ -12,7 +12,10 @@ from search.environment import git_commit, software_versions
 from search.errors import InputError, LorafrontError
 from search.plan import SweepPlan, make_plan
 from search.progress import Progress
+from search.ray_session import configure_ray
+from search.run_folder import create_run_folder, exists_already
 from search.tracking import Tracker, check_tracking, local_tracking
+from search.warm_start import read_warm_start
 
 
 def launch_sweep(config: SweepConfig, run_dir: Path, command: str, console: Console) -> bool:
@@ -21,12 +24,12 @@ def launch_sweep(config: SweepConfig, run_dir: Path, command: str, console: Cons
     Raises:
         LorafrontError: bad input, a broken environment, or a sweep that cannot go on.
     """
-    from search.sweep import create_run_folder, exists_already
-
     if run_dir.exists():
         raise exists_already(run_dir)
     _check_tracking(config)
     plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
+    if config.warm_start is not None:
+        console.print(read_warm_start(plan).describe(), style="dim", highlight=False)
     return _run(plan, create_run_folder(config, run_dir), command, console)
 
 
@@ -64,6 +67,7 @@ def _check_tracking(config: SweepConfig) -> None:
 
 
 def _run(plan: SweepPlan, paths: RunPaths, command: str, console: Console) -> bool:
+    configure_ray()
     from search.sweep import Sweep
 
     config = plan.config
@@ -87,7 +91,7 @@ def _run(plan: SweepPlan, paths: RunPaths, command: str, console: Console) -> bo
             for trial in sweep.journal.trials.values():
                 progress.remember(trial)
             sweep.journal.listeners.append(progress.listen)
-            front = sweep.run()
+            front = sweep.run(lambda front: _print_searched(front, config.confirm, console))
     except Exception:
         tracker.close(timeout_seconds=10)
         raise
@@ -157,14 +161,49 @@ def write_outputs(front: Front, paths: RunPaths) -> None:
     write_front_png(front, paths.front_png)
 
 
-def _print_end(front: Front, paths: RunPaths, console: Console) -> None:
-    from analysis.headline import headline_lines
+def print_front(front: Front, console: Console) -> None:
+    """The front as a table, and the headline figures."""
     from analysis.tables import front_table
 
     console.print()
     console.print(front_table(front))
-    for line in headline_lines(front):
+    print_headline(front, console)
+
+
+def _print_searched(front: Front, seeds: int, console: Console) -> None:
+    """What the search found, before the front's members are trained again."""
+    print_front(front, console)
+    members = counted(sum(trial.on_front for trial in front.trials), "front member")
+    text = f"Now training {members} again with {counted(seeds, 'new seed')} each; Ctrl-C keeps this result."
+    console.print(text, highlight=False, soft_wrap=True)
+    console.print()
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, as in "3 new seeds"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def print_headline(front: Front, console: Console) -> None:
+    """What the front is worth: confirmed, and against full fine-tuning."""
+    from analysis.confirmed import picked_from_text
+    from analysis.headline import headline_lines
+    from analysis.tables import against_full_table, confirmation_table
+
+    for table in (confirmation_table(front), against_full_table(front)):
+        if table is not None:
+            console.print()
+            console.print(table)
+    console.print()
+    lines = headline_lines(front)
+    if any(trial.on_front for trial in front.trials):
+        lines.append(picked_from_text(front))
+    for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_end(front: Front, paths: RunPaths, console: Console) -> None:
+    print_front(front, console)
     console.print(
         f"report      {paths.report_html}\nrun folder  {paths.root}", highlight=False, soft_wrap=True
     )

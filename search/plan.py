@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from search.config import SweepConfig
-from search.environment import cpu_budget, default_concurrency
+from search.environment import available_memory_bytes, cpu_budget, default_concurrency
 from search.errors import InputError
 from trainables.base_models import cache_root, read_architecture, resolve_base_model
 from trainables.data import PreparedData, prepare_data
@@ -20,12 +20,16 @@ BASELINE_ID = "baseline"
 
 @dataclass(frozen=True)
 class Machine:
-    """What trials run on: ``device`` is cuda or cpu, ``concurrent`` trials at once with ``threads`` each."""
+    """What trials run on: ``device`` is cuda or cpu, ``concurrent`` trials at once with ``threads`` each.
+
+    ``memory_bytes`` is what one trial can have: a GPU's memory, or on a CPU what is free now.
+    """
 
     device: str
     description: str
     concurrent: int
     threads: int | None
+    memory_bytes: int
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class SweepPlan:
 
     def spec(self, trial_id: str, config: TrialConfig, **more: Any) -> TrialSpec:
         """The spec of a trial of this sweep."""
-        kind = more.pop("kind", "lora")
+        kind, seed = more.pop("kind", "lora"), more.pop("seed", self.config.seed)
         return TrialSpec(
             trial_id=trial_id,
             kind=kind,
@@ -56,9 +60,18 @@ class SweepPlan:
             target_modules=() if kind == "full" else self.targets[config.targets],
             rungs=self.config.rungs,
             base_model_path=str(self.base_model_path),
-            seed=self.config.seed,
+            seed=seed,
             **more,
         )
+
+    def baseline_spec(self) -> TrialSpec:
+        """The spec of full fine-tuning; evaluated on the test split, too, if front members will be."""
+        config = self.config
+        return self.spec(BASELINE_ID, config.baseline_config(), kind="full", evaluate_test=config.confirm > 0)
+
+    def baseline_fits(self) -> bool:
+        """Whether full fine-tuning is predicted to fit into the device."""
+        return self.predict_memory(self.baseline_spec()) <= self.machine.memory_bytes
 
     def numbered_spec(self, number: int, config: TrialConfig) -> TrialSpec:
         """The spec of the ``number``-th sampled trial; without a baseline the first one evaluates the base."""
@@ -175,8 +188,9 @@ def find_machine(config: SweepConfig, bytes_per_trial: int) -> Machine:
     if config.concurrent is not None:
         concurrent, threads = config.concurrent, max(1, cores // config.concurrent)
     if gpus:
-        return Machine("cuda", f"{gpus} x {torch.cuda.get_device_name(0)}", concurrent, None)
-    return Machine("cpu", f"{cores} CPU cores", concurrent, threads)
+        memory_bytes = torch.cuda.get_device_properties(0).total_memory
+        return Machine("cuda", f"{gpus} x {torch.cuda.get_device_name(0)}", concurrent, None, memory_bytes)
+    return Machine("cpu", f"{cores} CPU cores", concurrent, threads, available_memory_bytes())
 
 
 def make_plan(config: SweepConfig, say: Callable[[str], None]) -> SweepPlan:

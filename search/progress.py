@@ -19,9 +19,11 @@ class Progress:
 
     def __init__(self, console: Console, *, total_trials: int, rungs: tuple[int, ...], eta: int) -> None:
         """``eta``: one in so many trials goes on from a rung (1: all of them do)."""
-        self._console, self._total, self._full = console, total_trials, rungs[-1]
+        self._console, self._planned, self._full = console, total_trials, rungs[-1]
         pieces = (rung - before for before, rung in pairwise((0, *rungs)))
         self._mean_examples = sum(piece / eta**rung for rung, piece in enumerate(pieces))
+        self._replicates = 0
+        self._searched = False
         self._seen_before = 0
         self._trials: dict[str, TrialRecord] = {}
         self._started = time.monotonic()
@@ -40,10 +42,14 @@ class Progress:
     def remember(self, trial: TrialRecord) -> None:
         """A trial of an earlier launch."""
         self._trials[trial.trial_id] = trial
+        self._replicates += trial.kind == "replicate"
         self._seen_before += trial.examples_seen
 
     def listen(self, event: Event) -> None:
         """Take note of an event."""
+        if event.sweep is not None and "replicates" in event.sweep:
+            self._searched = True
+            self._replicates += event.sweep["replicates"]
         if event.trial is None:
             return
         self._trials[event.trial.trial_id] = event.trial
@@ -51,14 +57,24 @@ class Progress:
             self._console.print(self._line(event.trial), highlight=False, markup=False, soft_wrap=True)
 
     def _line(self, trial: TrialRecord) -> str:
-        ended = sum(t.status != "running" for t in self._trials.values())
         loss = (
             ""
             if trial.eval_loss is None
             else f" loss {trial.eval_loss:.3f} after {trial.examples_seen} examples"
         )
         why = f": {trial.error}" if trial.error else ""
-        return f"[{ended}/{self._total}] {trial.trial_id} {trial.status}{loss}, {describe(trial)}{why} ({self._left()})"
+        done = f"[{self._ended()}/{self._total()}] {trial.trial_id} {trial.status}"
+        return f"{done}{loss}, {describe(trial)}{why} ({self._left()})"
+
+    def _ended(self, *kinds: str) -> int:
+        """How many trials have ended, of these kinds or of all."""
+        ended = [trial for trial in self._trials.values() if trial.status != "running"]
+        return sum(not kinds or trial.kind in kinds for trial in ended)
+
+    def _total(self) -> int:
+        """How many trials there will be: those planned, or if the search is over those that it ended with."""
+        searched = self._ended("lora", "full") if self._searched else self._planned
+        return searched + self._replicates
 
     def _left(self) -> str:
         """Time left, from the examples seen against those that are still to be expected; rough by nature."""
@@ -67,9 +83,10 @@ class Progress:
         if seen <= 0:
             return "time left unknown yet"
         # An ended trial needs nothing more; others, on average, what halving leaves of the full resource.
-        open_trials = self._total - sum(t.status != "running" for t in self._trials.values())
+        open_replicates = self._replicates - self._ended("replicate")
+        open_trials = self._total() - self._ended() - open_replicates
         in_work = sum(t.examples_seen for t in self._trials.values() if t.status == "running")
-        expected = max(0.0, open_trials * self._mean_examples - in_work)
+        expected = max(0.0, open_trials * self._mean_examples + open_replicates * self._full - in_work)
         return f"about {format_duration(elapsed / seen * expected)} left"
 
     def _view(self) -> Group:
@@ -80,8 +97,9 @@ class Progress:
             for s in ("running", "completed", "stopped", "infeasible", "failed")
             if counts[s]
         ]
-        ended = len(trials) - counts["running"]
-        head = Text(f"{ended} of {self._total} trials done: {', '.join(words) or 'starting'}", style="bold")
+        head = Text(
+            f"{self._ended()} of {self._total()} trials done: {', '.join(words) or 'starting'}", style="bold"
+        )
         done = [t for t in trials if t.status == "completed" and t.kind == "lora" and t.eval_loss is not None]
         best = min(done, key=lambda t: t.eval_loss or 0.0, default=None)
         best_line = (

@@ -14,9 +14,16 @@ from trainables.settings import TrialSpec
 
 _RESULT_FIELDS = (
     "eval_loss", "eval_loss_stderr", "peak_memory_bytes", "memory_source", "examples_seen", "train_seconds",
-    "tokens_per_second", "trainable_parameters", "reserved_memory_bytes", "outside_allocator_bytes", "peak_operator",
+    "tokens_per_second", "trainable_parameters",
 )  # fmt: skip
-_EXTRA = ("peak_operator", "reserved_memory_bytes", "outside_allocator_bytes")
+# Only where they are known: some devices have them, and some trials are asked for them.
+_EXTRA = (
+    "peak_operator", "reserved_memory_bytes", "outside_allocator_bytes",
+    "test_loss", "test_loss_stderr", "test_example_losses",
+)  # fmt: skip
+_BASE_FIELDS = (
+    "eval_loss", "eval_loss_stderr", "example_losses", "test_loss", "test_loss_stderr", "test_example_losses",
+)  # fmt: skip
 
 
 def last_line(error: BaseException | str) -> str:
@@ -37,7 +44,8 @@ def new_record(spec: TrialSpec, predicted_memory_bytes: int) -> TrialRecord:
     """The record of a trial about to start."""
     return TrialRecord(
         trial_id=spec.trial_id,
-        kind=spec.kind,
+        kind="replicate" if spec.replicate_of else spec.kind,
+        replicate_of=spec.replicate_of,
         config=spec.config.model_dump(mode="json") | {"target_modules": list(spec.target_modules)},
         predicted_memory_bytes=predicted_memory_bytes,
         seed=spec.seed,
@@ -112,8 +120,7 @@ class Recorder(Callback):
             return
         record = self._record(trial)
         if "base_eval_loss" in result and self._journal.base is None:
-            names = ("eval_loss", "eval_loss_stderr", "example_losses")
-            self._journal.found_base(Base(**{name: result.get(f"base_{name}") for name in names}))
+            self._journal.found_base(Base(**{name: result.get(f"base_{name}") for name in _BASE_FIELDS}))
         rung = RungResult(
             **{
                 name: result[name]
@@ -123,7 +130,8 @@ class Recorder(Callback):
         )
         # A trial that went on from an older checkpoint reports a rung again: the newer result replaces it.
         rungs = [r for r in record.rungs if r.examples_seen < rung.examples_seen] + [rung]
-        update = {name: result.get(name) for name in _RESULT_FIELDS if name not in _EXTRA or result.get(name)}
+        update = {name: result.get(name) for name in _RESULT_FIELDS}
+        update |= {name: result[name] for name in _EXTRA if result.get(name)}
         self._journal.trial(
             "result", TrialRecord.model_validate({**record.model_dump(), **update, "rungs": rungs})
         )

@@ -8,6 +8,7 @@ from ray.tune.search import Searcher
 
 from search.points import continuous_dimensions, shuffled_points
 from search.space import SearchSpace, Value
+from search.stateless_searcher import StatelessSearcher
 from search.study import OBJECTIVES, TrialEntry, fail, forget_unfinished, open_study
 from trainables.settings import TrialConfig, TrialSpec
 
@@ -23,7 +24,7 @@ MAX_DRAWS = 200
 OUT_OF_MEMORY_EXCESS = 0.05
 
 
-class OptunaSearcher(Searcher):
+class OptunaSearcher(StatelessSearcher):
     """Hands out trial specs: first those given (baseline, resumed trials), then points that Optuna samples.
 
     A given trial, or one that goes on past this searcher, is told to its own entry in the study, which is found by
@@ -56,7 +57,7 @@ class OptunaSearcher(Searcher):
         predict: Callable[[TrialSpec], float] | None = None,
         memory_budget: float | None = None,
     ) -> None:
-        super().__init__(metric=None, mode=None)
+        super().__init__()
         self._study, self._space, self._make_spec, self._admit = study, space, make_spec, admit
         self._first, self._budget, self._next = list(first), budget, next_number
         self._predict, self._memory_budget = predict, memory_budget
@@ -65,13 +66,6 @@ class OptunaSearcher(Searcher):
         self._specs: dict[str, TrialSpec] = {}
         self._unvisited: Iterator[dict[str, Value]] | None = None
         self.used_up = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its set-up for a restore of its own, which lorafront does not use."""
-        return {}
-
-    def __deepcopy__(self, memo: Any) -> "OptunaSearcher":
-        return self
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's config, or FINISHED when the budget or the space is used up."""
@@ -172,12 +166,6 @@ class OptunaSearcher(Searcher):
             memory = self._predict(spec)
         excess = memory / self._memory_budget - 1 if memory and self._memory_budget else 0.0
         entry.is_over_budget(memory, max(excess, least_excess))
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study lies in its database and the rest follows from trials.jsonl."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing, see `save`."""
 
 
 def _key(config: TrialConfig) -> str:

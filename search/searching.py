@@ -4,18 +4,20 @@ from typing import Any
 
 from ray import tune
 
+from analysis.front import sweep_facts
 from analysis.records import RunPaths
 from search.history import History, settle, trial_config
 from search.journal import Journal
-from search.pareto_asha import ParetoAsha
+from search.pareto_asha import ParetoAsha, trial_name
 from search.plan import SweepPlan
 from search.recorder import new_record
 from search.sampler import OptunaSearcher, forget_unfinished, open_study
 from search.scheduler import make_scheduler
 from search.slots import SlotSearcher
 from search.stopping import Stagnation, UntilStagnation
-from search.study import TrialEntry, never_launched
+from search.study import TrialEntry, enter_adopted, never_launched
 from search.units import format_memory
+from search.warm_start import exact_point
 from trainables.settings import TrialSpec
 
 
@@ -67,8 +69,8 @@ class Searching:
             max_concurrent_trials=None if pauses else self._plan.machine.concurrent,
             time_budget_s=self._config.time_budget,
             reuse_actors=True,
-            trial_name_creator=lambda trial: str(trial.config["spec"]["trial_id"]),
-            trial_dirname_creator=lambda trial: str(trial.config["spec"]["trial_id"]),
+            trial_name_creator=trial_name,
+            trial_dirname_creator=trial_name,
         )
 
     def close(self) -> None:
@@ -87,8 +89,7 @@ class Searching:
         sampled = [spec for spec in self._first if spec.kind == "lora"]
         going_on = [trial.trial_id for trial in history.pausing] + [spec.trial_id for spec in sampled]
         forget_unfinished(study, keep=going_on)
-        if not study.trials and config.recommended:
-            study.enqueue_trial(config.search_space.restrict(config.recommended))
+        self._begin_study()
         new = len(sampled) - len(history.unfinished)
         return OptunaSearcher(
             study,
@@ -105,6 +106,19 @@ class Searching:
             predict=self._plan.predict_memory,
             memory_budget=config.memory_budget,
         )
+
+    def _begin_study(self) -> None:
+        """Enter the trials that were taken over, and what is to be tried first."""
+        study, space = self._study, self._config.search_space
+        adopted = [trial for trial in self._history.lora_trials if trial.adopted_from]
+        enter_adopted(study, space, [(trial, exact_point(trial.config, space)) for trial in adopted])
+        if study.user_attrs.get("begun") or (study.trials and not adopted):
+            return
+        warm = sweep_facts(self._journal.events).get("warm_start") or {}
+        for point in (*warm.get("points", ()), space.restrict(self._config.recommended)):
+            if point:
+                study.enqueue_trial(point)
+        study.set_user_attr("begun", True)
 
     def _admit(self, spec: TrialSpec) -> bool:
         """Keep a config that is predicted over the memory budget from being launched, and record it."""

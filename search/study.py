@@ -6,11 +6,13 @@ COMPLETE with both objectives at the full resource, PRUNED when it was stopped, 
 sampler makes of a stopped trial is up to a strategy, see `search.fidelity`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Self
 
+from analysis.records import TrialRecord
 from search.config import SweepConfig
 from search.fidelity import DEFAULT_STRATEGY, EXCESS, MEMORY, RUNGS, STRATEGIES, TRIAL_ID, Observation
+from search.space import SearchSpace
 
 OBJECTIVES = ("eval_loss", "peak_memory_bytes")
 SMALLEST_EXCESS = 1e-6  # a refused config is over the budget, whatever rounding says
@@ -57,6 +59,37 @@ def never_launched(study: Any, launched: Collection[str]) -> dict[str, dict[str,
         trial.user_attrs[TRIAL_ID]: dict(trial.params) for trial in asked if TRIAL_ID in trial.user_attrs
     }
     return {trial_id: params for trial_id, params in named.items() if trial_id not in launched}
+
+
+def enter_adopted(
+    study: Any, space: SearchSpace, adopted: Sequence[tuple[TrialRecord, Mapping[str, Any] | None]]
+) -> None:
+    """Enter trials of an earlier sweep with their points, as they ended there; what is known or has no point is left out.
+
+    Must come before the first suggestion, for which the sampler reads the study once.
+    """
+    import optuna
+    from optuna.trial import TrialState
+
+    from search.showcase import distributions_of
+
+    known = {trial.user_attrs.get(TRIAL_ID) for trial in study.get_trials(deepcopy=False)}
+    distributions = distributions_of(space)
+    for record, point in adopted:
+        if point is None or record.trial_id in known:
+            continue
+        rungs = [(rung.examples_seen, rung.eval_loss) for rung in record.rungs]
+        completed = record.status == "completed"
+        trial = optuna.trial.create_trial(
+            state=TrialState.COMPLETE if completed else TrialState.PRUNED,
+            params=dict(point),
+            distributions=distributions,
+            values=[record.eval_loss, float(record.peak_memory_bytes or 0)] if completed else None,
+            user_attrs={TRIAL_ID: record.trial_id, RUNGS: rungs, MEMORY: record.peak_memory_bytes},
+        )
+        if record.status == "infeasible":
+            trial.set_constraint(EXCESS, SMALLEST_EXCESS)
+        study.add_trial(trial)
 
 
 class TrialEntry:

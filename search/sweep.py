@@ -2,43 +2,25 @@
 
 import time
 import uuid
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from analysis.files import write_atomically
+from ray import tune
+
 from analysis.front import sweep_facts
 from analysis.records import Front, RunPaths
-from search.config import SweepConfig
+from search.confirm import confirm_config, replicate_specs
 from search.environment import git_commit, software_versions
-from search.errors import InputError, SweepError
-from search.history import was_launched
+from search.errors import SweepError
+from search.history import is_own, was_launched
 from search.journal import Journal, now
-from search.plan import SweepPlan, predicted_bytes
-from search.yaml_io import dump_yaml
-
-
-def exists_already(run_dir: Path) -> InputError:
-    """The error that a new sweep's run folder exists."""
-    return InputError(
-        f"run folder {run_dir} exists already: choose another --name or --out, or lorafront resume {run_dir}"
-    )
-
-
-def create_run_folder(config: SweepConfig, run_dir: Path) -> RunPaths:
-    """A new run folder with its `sweep.yaml`.
-
-    Raises:
-        InputError: the folder exists, or cannot be made.
-    """
-    paths = RunPaths(run_dir)
-    try:
-        run_dir.mkdir(parents=True)
-        write_atomically(paths.sweep_yaml, dump_yaml(config.to_yaml_dict()))
-    except FileExistsError as error:
-        raise exists_already(run_dir) from error
-    except OSError as error:
-        raise InputError(f"cannot create run folder {run_dir}: {error.strerror}") from error
-    return paths
+from search.plan import BASELINE_ID, SweepPlan, predicted_bytes
+from search.ray_session import start_ray
+from search.recorder import FailureStopper, Recorder, new_record
+from search.searching import Searching
+from search.units import format_memory
+from search.warm_start import copy_adapter, read_warm_start
+from trainables.trial import LoraTrial
 
 
 class Sweep:
@@ -48,24 +30,36 @@ class Sweep:
         self.plan, self.paths, self.config = plan, paths, plan.config
         self.journal = Journal(paths, name=plan.config.name, size=plan.config.size)
         self.command = command
-        self.run_key = sweep_facts(self.journal.events).get("run_key") or uuid.uuid4().hex
+        facts = sweep_facts(self.journal.events)
+        self.run_key = facts.get("run_key") or uuid.uuid4().hex
+        self._is_searched = bool(facts.get("searched")) and not facts.get("finished")
         self.interrupted = False
+        self._stopper = FailureStopper()
 
-    def run(self) -> Front:
-        """Run what is left to run; returns the front.
+    def run(self, on_searched: Callable[[Front], None] = lambda front: None) -> Front:
+        """Run what is left to run; returns the front. ``on_searched`` gets the front before it is confirmed.
 
         Raises:
             SweepError: the first trials all failed for one reason.
             BrokenEnvironmentError: Ray does not start.
         """
         self.journal.sweep(self._facts())
-        stopper = self._fit()
-        finished = not self.interrupted and stopper.interrupted_by is None
-        self.journal.sweep({"finished": finished, "ended": now()})
-        front = self.journal.write_front(finished=finished)
-        if stopper.interrupted_by is not None:
-            raise SweepError(f"the first trials all failed for one reason: {stopper.interrupted_by}")
+        self._start_warm()
+        self._refuse_hopeless_baseline()
+        start_ray(self.plan)
+        if not self._is_searched:
+            self._search()
+        if self._may_go_on:
+            self._confirm(on_searched)
+        self.journal.sweep({"finished": self._may_go_on, "ended": now()})
+        front = self.journal.write_front(finished=self._may_go_on)
+        if self._stopper.interrupted_by is not None:
+            raise SweepError(f"the first trials all failed for one reason: {self._stopper.interrupted_by}")
         return front
+
+    @property
+    def _may_go_on(self) -> bool:
+        return not self.interrupted and self._stopper.interrupted_by is None
 
     def _facts(self) -> dict[str, Any]:
         """What the journal says of this launch."""
@@ -77,7 +71,9 @@ class Sweep:
             "name": config.name,
             "size": config.size,
             "finished": False,
+            **({} if self._is_searched else {"searched": False}),
             "reference_point": {"eval_loss": None, "peak_memory_bytes": reference},
+            "predicted_full_memory_bytes": plan.predict_memory(plan.baseline_spec()),
             "versions": software_versions(),
             "device": plan.machine.description,
             "git_commit": git_commit(),
@@ -86,56 +82,85 @@ class Sweep:
             "data": {"source": config.data.source, "fingerprint": plan.data.fingerprint, **plan.data.counts},
         }
 
-    def _fit(self) -> Any:
-        from ray import tune
+    def _start_warm(self) -> None:
+        """Take over what an earlier run found, once; what is to be tried first is noted for `Searching`."""
+        if self.config.warm_start is None or "warm_start" in sweep_facts(self.journal.events):
+            return
+        warm = read_warm_start(self.plan)
+        if warm.base is not None and self.journal.base is None:
+            self.journal.found_base(warm.base)
+        for trial in warm.adopted:
+            if trial.trial_id not in self.journal.trials:
+                self.journal.trial("ended", copy_adapter(trial, self.paths))
+        self.journal.sweep({"warm_start": {"points": list(warm.points)}})
 
-        from search.ray_session import start_ray
-        from search.recorder import FailureStopper, Recorder
-        from search.searching import Searching
+    def _refuse_hopeless_baseline(self) -> None:
+        """Record full fine-tuning as infeasible, with its predicted memory, where the device cannot hold it."""
+        plan = self.plan
+        if not self.config.baseline.enabled or BASELINE_ID in self.journal.trials or plan.baseline_fits():
+            return
+        predicted = plan.predict_memory(plan.baseline_spec())
+        has = format_memory(plan.machine.memory_bytes)
+        reason = f"predicted {format_memory(predicted)}, and the device has {has}"
+        update = {"status": "infeasible", "memory_source": "predicted", "error": reason}
+        record = new_record(plan.baseline_spec(), predicted)
+        self.journal.trial("ended", record.model_copy(update=update))
 
-        start_ray(self.plan)
-        stopper = FailureStopper()
+    def _search(self) -> None:
+        """The search itself, until its budget is spent; sets ``interrupted``."""
         searching = Searching(self.plan, self.journal, self.paths)
-        recorder = Recorder(self.journal, stopper, self.plan.predict_memory, searching.is_paused)
+        started = time.monotonic()
+        self._fit("launch", searching.tune_config(), searching.is_paused)
+        budget = self.config.time_budget
+        over_time = budget is not None and time.monotonic() - started >= budget
+        # Tune takes an interrupt itself and returns as if done: what is left to do tells.
+        left = self._something_left(searching.is_over)
+        self.interrupted |= left and not over_time and self._stopper.interrupted_by is None
+        if not self.interrupted:
+            searching.close()
+
+    def _confirm(self, on_searched: Callable[[Front], None]) -> None:
+        """Train the front's members again with new seeds; sets ``interrupted``."""
+        specs = replicate_specs(self.plan, self.journal)
+        new = sum(spec.trial_id not in self.journal.trials for spec in specs)
+        self.journal.sweep({"searched": now(), "replicates": new})
+        if not specs:
+            return
+        on_searched(self.journal.write_front(finished=False))
+        self._fit("confirm", confirm_config(specs, self.plan.machine.concurrent))
+        self.interrupted |= bool(replicate_specs(self.plan, self.journal))
+
+    def _fit(
+        self, name: str, tune_config: Any, is_paused: Callable[[Any], bool] = lambda trial: False
+    ) -> None:
+        """One run of Ray Tune, recorded in the journal."""
+        launches = sum("command" in (event.sweep or {}) for event in self.journal.events)
+        recorder = Recorder(self.journal, self._stopper, self.plan.predict_memory, is_paused)
         tuner = tune.Tuner(
             self._trainable(),
-            tune_config=searching.tune_config(),
+            tune_config=tune_config,
             run_config=tune.RunConfig(
-                name=f"launch-{sum(event.event == 'sweep' for event in self.journal.events):03d}",
+                name=f"{name}-{launches:03d}",
                 storage_path=str(self.paths.tune.resolve()),
                 callbacks=[recorder],
-                stop=stopper,
+                stop=self._stopper,
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=2),
                 failure_config=tune.FailureConfig(max_failures=0),
             ),
         )
-        started = time.monotonic()
         try:
             tuner.fit()
         except KeyboardInterrupt:
             self.interrupted = True
-        over_time = (
-            self.config.time_budget is not None and time.monotonic() - started >= self.config.time_budget
-        )
-        # Tune takes an interrupt itself and returns as if done: what is left to do tells.
-        left = self._something_left(searching.is_over)
-        self.interrupted |= left and not over_time and stopper.interrupted_by is None
-        if not self.interrupted:
-            searching.close()
-        return stopper
 
     def _something_left(self, enough: bool) -> bool:
         trials = self.journal.trials.values()
-        ended = [t for t in trials if t.kind == "lora" and t.status != "running" and was_launched(t)]
+        ended = [t for t in trials if is_own(t) and t.status != "running" and was_launched(t)]
         too_few = len(ended) < self.config.trials and not enough
         return too_few or any(trial.status == "running" for trial in trials)
 
     def _trainable(self) -> Any:
-        from ray import tune
-
-        from trainables.trial import LoraTrial
-
         gpus = 1 if self.plan.machine.device == "cuda" else 0
         trainable = tune.with_parameters(LoraTrial, data=self.plan.data)
         return tune.with_resources(trainable, {"CPU": 1, "GPU": gpus})

@@ -122,7 +122,9 @@ class TrialSpec(Settings):
     ``kind`` is ``lora``, or ``full`` for the full fine-tuning baseline (its ``config`` then only gives
     learning rate, batch size and schedule). ``rungs`` are numbers of examples, ascending; the last one is the
     full resource. ``target_modules`` are leaf module names. ``evaluate_base`` asks this trial to also evaluate
-    the untouched model once for the sweep. ``resume_from`` is a checkpoint folder to go on from.
+    the untouched model once for the sweep, ``evaluate_test`` to evaluate on the test split as well (the trained model
+    at the full resource, and the untouched one). ``resume_from`` is a checkpoint folder to go on from. With
+    ``replicate_of`` the trial trains the config of that trial again, with another seed.
     """
 
     trial_id: str
@@ -134,4 +136,6 @@ class TrialSpec(Settings):
     base_model_path: str
     seed: int = 0
     evaluate_base: bool = False
+    evaluate_test: bool = False
     resume_from: str | None = None
+    replicate_of: str | None = None

@@ -1,7 +1,7 @@
 """A warm worker: one process with one device that runs trials one after another on a base model it keeps."""
 
 import os
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from search.errors import DivergedError, OutOfMemoryError
 from trainables.base_models import load_base_model
+from trainables.batches import Batch
 from trainables.checkpoint import load_training, save_training
 from trainables.cpu_attention import use_short_attention
 from trainables.losses import EvalResult, SupervisedHead, eval_batches, evaluate
@@ -35,6 +36,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
 
 
+def _loss_facts(split: str, result: EvalResult) -> dict[str, Any]:
+    examples = f"{split}_example_losses".replace("eval_", "")
+    return {
+        f"{split}_loss": result.loss,
+        f"{split}_loss_stderr": result.stderr,
+        examples: result.example_losses,
+    }
+
+
 def _memory_facts(memory: DeviceMemory) -> dict[str, Any]:
     return {
         "peak_memory_bytes": memory.peak_bytes,
@@ -57,6 +67,7 @@ class Worker:
             use_short_attention()
         join_process_group(self.device)
         self.data = data
+        self._eval_batch_size = eval_batch_size
         self.validation = eval_batches(data.validation, data.pad_token_id, eval_batch_size, self.device)
         self._base: nn.Module | None = None
         self._base_key: tuple[str, str] | None = None
@@ -70,12 +81,7 @@ class Worker:
             base = self._load(spec)
             self._facts = {}
             if spec.evaluate_base:
-                result = self._evaluate_untouched(base, spec)
-                self._facts |= {
-                    "base_eval_loss": result.loss,
-                    "base_eval_loss_stderr": result.stderr,
-                    "base_example_losses": result.example_losses,
-                }
+                self._facts |= self._evaluate_untouched(base, spec)
             self.training = Training(spec, base, self.data, self.device)
         except Exception as error:
             self._drop_after(error)
@@ -92,12 +98,20 @@ class Worker:
             self._base_key = key
         return self._base
 
-    def _evaluate_untouched(self, base: nn.Module, spec: TrialSpec) -> EvalResult:
-        head = SupervisedHead(base)
+    def _evaluate_untouched(self, base: nn.Module, spec: TrialSpec) -> dict[str, Any]:
+        head, autocast = SupervisedHead(base), partial(half_precision, spec, self.device)
         try:
-            return evaluate(base, head, self.validation, partial(half_precision, spec, self.device))
+            facts = _loss_facts("base_eval", evaluate(base, head, self.validation, autocast))
+            if spec.evaluate_test:
+                facts |= _loss_facts("base_test", evaluate(base, head, self.test, autocast))
         finally:
             head.remove()
+        return facts
+
+    @cached_property
+    def test(self) -> list[Batch]:
+        """The test split as batches, made when they are first asked for."""
+        return eval_batches(self.data.test, self.data.pad_token_id, self._eval_batch_size, self.device)
 
     def train_rung(self) -> dict[str, Any]:
         """Train to the next rung and evaluate there.
@@ -111,6 +125,7 @@ class Worker:
         try:
             train_loss = training.train_to_next_rung()
             result = evaluate(training.model, training.head, self.validation, training.autocast)
+            tested = self._test(training)
         except Exception as error:
             self._drop_after(error)
             raise
@@ -122,16 +137,24 @@ class Worker:
                 f"diverged: the validation loss became {result.loss} after {examples} examples"
             )
         progress = training.progress
-        return self._facts | {
-            "examples_seen": examples,
-            "eval_loss": result.loss,
-            "eval_loss_stderr": result.stderr,
-            "example_losses": result.example_losses,
-            "train_loss": train_loss,
-            "train_seconds": progress.train_seconds,
-            "tokens_per_second": progress.tokens / progress.train_seconds,
-            "finished": progress.rung == len(training.spec.rungs),
-        }
+        return (
+            self._facts
+            | _loss_facts("eval", result)
+            | tested
+            | {
+                "examples_seen": examples,
+                "train_loss": train_loss,
+                "train_seconds": progress.train_seconds,
+                "tokens_per_second": progress.tokens / progress.train_seconds,
+                "finished": progress.rung == len(training.spec.rungs),
+            }
+        )
+
+    def _test(self, training: Training) -> dict[str, Any]:
+        """The loss on the test split, for a trial that has reached the full resource and is asked for it."""
+        if not training.spec.evaluate_test or training.progress.rung < len(training.spec.rungs):
+            return {}
+        return _loss_facts("test", evaluate(training.model, training.head, self.test, training.autocast))
 
     def _drop_after(self, error: Exception) -> None:
         """Free what a failed trial held, and say so in our own words when memory ran out."""

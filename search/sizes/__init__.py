@@ -29,6 +29,7 @@ class Profile(Settings):
     max_examples: int = Field(gt=0)
     reduction_factor: int = Field(3, ge=2)
     rung_count: int = Field(3, ge=1)
+    confirm: int = Field(0, ge=0)
     data: DataSettings
     execution: ExecutionSettings
     baseline: dict[str, Any]

@@ -14,7 +14,7 @@ LORAFRONT = str(Path(sys.executable).with_name("lorafront"))
 LEARNABLE = ["--set", "space.learning_rate={low: 1e-3, high: 3e-2, log: true}", "--set", "data.seq_len=64"]
 TINY_SWEEP = [
     "sweep", "--base-model", "model", "--data", "chat.jsonl", "--trials", 8, "--max-examples", 36,
-    "--name", "tiny", "--concurrent", 1, *LEARNABLE,
+    "--name", "tiny", "--concurrent", 1, "--confirm", 0, *LEARNABLE,
 ]  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def test_tables_of_prompts_and_responses(finished: Path, tmp_path: Path, suffix:
     table.to_csv(file, index=False) if suffix == "csv" else table.to_parquet(file)
     done = lorafront(
         "sweep", "--base-model", "model", "--data", file, "--trials", 1, "--max-examples", 9, "--no-baseline",
-        "--out", tmp_path / "run", "--set", "data.seq_len=64", cwd=finished.parent,
+        "--confirm", 0, "--out", tmp_path / "run", "--set", "data.seq_len=64", cwd=finished.parent,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     (trial,) = last_states(tmp_path / "run").values()

@@ -24,6 +24,11 @@ pytestmark = pytest.mark.timeout(120)
         (["sweep", "--time-budget", "soon"], "duration 'soon'"),
         (["sweep", "--nonsense"], "--nonsense"),
         (["sweep", "--config", "missing.yaml"], "missing.yaml"),
+        (
+            ["sweep", "--warm-start", "model", "--base-model", "model", "--data", "chat.jsonl"],
+            "neither a run folder",
+        ),
+        (["sweep", "--confirm", "-1"], "confirm"),
         (["sweep", "--base-model", "model", "--data", "missing.jsonl"], "missing.jsonl"),
         (["sweep", "--base-model", "model", "--data", "empty.jsonl"], "empty.jsonl"),
         (["sweep", "--base-model", "model", "--data", "bad.jsonl"], "bad.jsonl:2"),

@@ -157,7 +157,8 @@ def test_resume_after_the_driver_was_killed(finished: Path, tmp_path: Path) -> N
 def test_over_budget_configs_are_infeasible_and_never_launched(finished: Path, tmp_path: Path) -> None:
     done = lorafront(
         "sweep", "--base-model", "model", "--data", "chat.jsonl", "--trials", 3, "--max-examples", 9,
-        "--no-baseline", "--memory-budget", "1000KiB", "--out", tmp_path / "run", *LEARNABLE, cwd=finished.parent,
+        "--no-baseline", "--confirm", 0, "--memory-budget", "1000KiB", "--out", tmp_path / "run", *LEARNABLE,
+        cwd=finished.parent,
     )  # fmt: skip
     if done.returncode == 2:
         assert "below the smallest config" in done.stderr

@@ -84,6 +84,24 @@ def test_the_seed_matters(worker: Worker, folder: Path) -> None:
     assert losses(worker, trial) != losses(worker, trial.model_copy(update={"seed": 1}))
 
 
+def test_the_test_split_is_evaluated_only_when_asked_for_and_at_the_end(worker: Worker, folder: Path) -> None:
+    plain = spec(folder)
+    worker.begin(plain)
+    without = [worker.train_rung() for _ in plain.rungs]
+    assert not any("test_loss" in result for result in without)
+    worker.begin(plain.model_copy(update={"evaluate_test": True, "evaluate_base": True}))
+    first, last = (worker.train_rung() for _ in plain.rungs)
+    worker.end()
+    assert "test_loss" not in first
+    assert last["eval_loss"] == without[-1]["eval_loss"]
+    assert len(last["test_example_losses"]) == len(worker.data.test)
+    assert math.fsum(last["test_example_losses"]) / len(worker.data.test) == pytest.approx(
+        last["test_loss"], abs=1e-5
+    )
+    assert last["test_loss"] not in (last["eval_loss"], last["base_test_loss"])
+    assert len(last["base_test_example_losses"]) == len(worker.data.test)
+
+
 def test_micro_batches_and_checkpointing_change_nothing_but_rounding(worker: Worker, folder: Path) -> None:
     plain = losses(worker, spec(folder))
     for execution in ({"micro_batch_size": 1}, {"micro_batch_size": 3}, {"gradient_checkpointing": True}):
