@@ -1,6 +1,8 @@
 """Pareto-aware ASHA: a Ray Tune scheduler that keeps the trials worth having for a front of loss against memory."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -8,6 +10,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from search.rung import Report, Rung
+from search.rung_state import load_rung, rung_state
 
 
 class PastReport(NamedTuple):
@@ -66,6 +69,7 @@ class ParetoAsha(TrialScheduler):
             str, tuple[int, Any]
         ] = {}  # where, and the Tune trial (None: of an earlier launch)
         self._active: set[str] = set()
+        self._is_restored = False
         for report in past:
             self._remember(report)
         if base is not None:
@@ -117,12 +121,14 @@ class ParetoAsha(TrialScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """A paused trial that has become one of the best, else the next new one."""
+        trials = tune_controller.get_trials()
+        if self._is_restored:
+            self._find_paused(trials)
         if self.has_room:
             promoted = self._promote(of_earlier_launch=False)
             if promoted is not None:
                 self._active.add(promoted.trial_id)
                 return promoted
-        trials = tune_controller.get_trials()
         pending = next((trial for trial in trials if trial.status == Trial.PENDING), None)
         if pending is None and not self._active and tune_controller.search_alg.is_finished():
             self._end_paused(tune_controller)
@@ -190,10 +196,30 @@ class ParetoAsha(TrialScheduler):
         return "Pareto-ASHA; " + "; ".join(rungs)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the state follows from trials.jsonl (``past``)."""
+        """Write the state as JSON. A resumed sweep does not need it: its state follows from trials.jsonl (``past``)."""
+        state = {
+            "rungs": {str(examples): rung_state(rung) for examples, rung in self._rungs.items()},
+            "paused": {name: examples for name, (examples, _) in self._paused.items()},
+            "active": sorted(self._active),
+        }
+        Path(checkpoint_path).write_text(json.dumps(state), encoding="utf-8")
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, see `save`."""
+        """Go on from what `save` wrote; the paused trials are found among Tune's as soon as one is to be chosen."""
+        state = json.loads(Path(checkpoint_path).read_text(encoding="utf-8"))
+        for examples, rung in self._rungs.items():
+            load_rung(rung, state["rungs"][str(examples)])
+        self._paused = {name: (examples, None) for name, examples in state["paused"].items()}
+        self._active = set(state["active"])
+        self._is_restored = True
+
+    def _find_paused(self, trials: Sequence[Any]) -> None:
+        """After a restore: which of Tune's trials are the paused ones."""
+        for trial in trials:
+            examples, known = self._paused.get(trial_name(trial), (0, trial))
+            if known is None and trial.status == Trial.PAUSED:
+                self._paused[trial_name(trial)] = examples, trial
+        self._is_restored = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its set-up for a restore of its own, which lorafront does not use."""

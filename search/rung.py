@@ -56,11 +56,16 @@ class Rung:
     def add(self, name: str, report: Report) -> None:
         """Take note of a trial's report."""
         self.reports[name] = report
-        self._best = None
+        self.forget_order()
 
     def compare_with(self, nothing: Report) -> None:
         """Take note of the untouched model."""
-        self.nothing, self._best = nothing, None
+        self.nothing = nothing
+        self.forget_order()
+
+    def forget_order(self) -> None:
+        """What is known has changed: who is best has to be found anew."""
+        self._best = None
 
     @property
     def has_promotions_left(self) -> bool:

@@ -1,5 +1,6 @@
 """Pareto-ASHA as Ray Tune drives it: going on, pausing, promotion, the end, and going on after a restart."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,8 +50,8 @@ class Tune:
         trial.status = Trial.RUNNING
         return trial
 
-    def report(self, trial: FakeTrial, examples: int, loss: float, memory: float) -> str:
-        result = {"examples_seen": examples, "eval_loss": loss, "peak_memory_bytes": memory}
+    def report(self, trial: FakeTrial, examples: int, loss: float, memory: float, **more: Any) -> str:
+        result = {"examples_seen": examples, "eval_loss": loss, "peak_memory_bytes": memory, **more}
         decision = self.scheduler.on_trial_result(self, trial, result)
         if decision == PAUSE:
             trial.status = Trial.PAUSED
@@ -172,6 +173,40 @@ def test_after_a_restart_every_later_decision_is_the_same(cut: int) -> None:
     restarted = tune(past=past_of(rows))
     found = [restarted.report(restarted.start(f"t{n}"), 16, *measured[n]) for n in range(cut, 12)]
     assert found == expected[cut:]
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_saved_and_restored_it_decides_as_if_it_had_gone_on(cut: int, tmp_path: Path) -> None:
+    """Whatever comes after: reports, promotions of paused trials, and who they are."""
+    measured = [(3.0 + (7 * n) % 12 / 10, 300.0 + (5 * n) % 12 * 50) for n in range(12)]
+
+    def go_on(sweep: Tune, first: int) -> list[Any]:
+        found: list[Any] = []
+        for n in range(first, 12):
+            chosen = sweep.scheduler.choose_trial_to_run(sweep)
+            if chosen is not None:
+                chosen.status = Trial.RUNNING
+                found.append(chosen.config["spec"]["trial_id"])
+                sweep.scheduler.on_trial_complete(sweep, chosen, {})
+            trial = sweep.start(f"t{n}")
+            found.append(sweep.report(trial, 16, *measured[n], example_losses=[n / 7, measured[n][0]]))
+            if found[-1] == CONTINUE:
+                sweep.scheduler.on_trial_complete(sweep, trial, {})
+        return found
+
+    whole, saved = tune(), tune()
+    start = [s.report(s.start("t0"), 16, *measured[0], example_losses=[0.0, 3.0]) for s in (whole, saved)]
+    assert start == [CONTINUE, CONTINUE]
+    for sweep in (whole, saved):
+        sweep.scheduler.on_trial_complete(sweep, sweep.trials[0], {})
+        for n in range(1, cut):
+            sweep.report(sweep.start(f"t{n}"), 16, *measured[n], example_losses=[n / 7, measured[n][0]])
+    saved.scheduler.save(str(tmp_path / "state"))
+    saved.scheduler = tune().scheduler
+    saved.scheduler.restore(str(tmp_path / "state"))
+    decisions = go_on(whole, cut)
+    assert go_on(saved, cut) == decisions
+    assert cut > 6 or any(str(each).startswith("t") for each in decisions)  # somebody was promoted
 
 
 def test_a_trial_paused_by_an_earlier_launch_is_revived_through_the_searcher() -> None:
