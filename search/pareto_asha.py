@@ -33,13 +33,13 @@ def trial_name(trial: Any) -> str:
 class ParetoAsha(TrialScheduler):
     """Asynchronous successive halving by Pareto rank (MO-ASHA, arXiv 2106.12639), pausing instead of killing.
 
-    A trial that reports at a rung goes on if it is among the best 1 / ``reduction_factor`` of those seen there so far
-    (`Rung.best`), as long as no more than that share, rounded up, has gone on: else a search that gets better and better
-    would send on most of its trials. Otherwise it is paused; no worker waits for a rung to fill. When a worker is free
-    and the rung's picture has changed so far that a paused trial belongs to the best, it goes on from its checkpoint
-    before anything new is started (ASHA's promotion, arXiv 1810.05934, algorithm 2). The untouched model competes, too:
-    a trial that is no better than it within noise is not on the front, however small. When nothing new is to come, the
-    paused trials end.
+    A trial that reports at a rung goes on if it is among the best 1 / ``reduction_factor`` of those seen there so far,
+    rounded down (`Rung.best`). Otherwise it is paused, and its worker takes another trial: none waits for a rung to fill.
+    When a worker is free and the rung's picture has changed so far that a paused trial belongs to the best, it goes on
+    from its checkpoint before anything new is started (ASHA's promotion, arXiv 1810.05934, algorithm 2). The untouched
+    model competes, too: a trial that is no better than it within noise is not on the front, however small. When nothing
+    new is to come (`expect_no_more`), every rung from which nobody went on sends its best one, so that the smallest sweep
+    completes a trial, and then the paused trials end.
 
     Args:
         rungs: numbers of examples, ascending; at the last one nothing is left to decide.
@@ -70,6 +70,7 @@ class ParetoAsha(TrialScheduler):
         ] = {}  # where, and the Tune trial (None: of an earlier launch)
         self._active: set[str] = set()
         self._is_restored = False
+        self._expects_no_more = False
         for report in past:
             self._remember(report)
         if base is not None:
@@ -112,7 +113,7 @@ class ParetoAsha(TrialScheduler):
             return str(TrialScheduler.CONTINUE)
         name = trial_name(trial)
         rung.add(name, report_of(result))
-        if name in rung.best and rung.has_promotions_left:
+        if name in self._candidates(rung):
             rung.promoted.add(name)
             return str(TrialScheduler.CONTINUE)
         self._paused[name] = rung.examples, trial
@@ -124,15 +125,19 @@ class ParetoAsha(TrialScheduler):
         trials = tune_controller.get_trials()
         if self._is_restored:
             self._find_paused(trials)
-        if self.has_room:
-            promoted = self._promote(of_earlier_launch=False)
-            if promoted is not None:
-                self._active.add(promoted.trial_id)
-                return promoted
-        pending = next((trial for trial in trials if trial.status == Trial.PENDING), None)
-        if pending is None and not self._active and tune_controller.search_alg.is_finished():
-            self._end_paused(tune_controller)
-        return pending
+        chosen = self._take_promoted() or next((t for t in trials if t.status == Trial.PENDING), None)
+        if chosen is None and not self._active and tune_controller.search_alg.is_finished():
+            self.expect_no_more()
+            chosen = self._take_promoted()
+            if chosen is None:
+                self._end_paused(tune_controller)
+        return chosen
+
+    def _take_promoted(self) -> Any:
+        promoted = self._promote(of_earlier_launch=False) if self.has_room else None
+        if promoted is not None:
+            self._active.add(promoted.trial_id)
+        return promoted
 
     def revive(self) -> str | None:
         """A paused trial of an earlier launch that has become one of the best; it counts as going on from now."""
@@ -144,8 +149,8 @@ class ParetoAsha(TrialScheduler):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no trial runs or waits for a worker."""
-        return not self._active
+        """Whether no trial runs, waits for a worker, or is still saving before its pause."""
+        return not self._active and all(_is_ready(trial) for _, trial in self._paused.values())
 
     def _promote(self, *, of_earlier_launch: bool) -> Any:
         found = self._next_promotion(of_earlier_launch=of_earlier_launch)
@@ -157,15 +162,20 @@ class ParetoAsha(TrialScheduler):
         return name if of_earlier_launch else trial
 
     def _next_promotion(self, *, of_earlier_launch: bool) -> tuple[Rung, str] | None:
-        """The best paused trial of the highest rung that has not sent on its share yet."""
+        """The best paused trial of the highest rung that has one among its best."""
         for rung in reversed(self._rungs.values()):
-            if not rung.has_promotions_left:
-                continue
-            for name in rung.best:
+            for name in self._candidates(rung):
                 examples, trial = self._paused.get(name, (None, None))
                 if examples == rung.examples and (trial is None) == of_earlier_launch and _is_ready(trial):
                     return rung, name
         return None
+
+    def _candidates(self, rung: Rung) -> list[str]:
+        return rung.single_best if self._expects_no_more and not rung.promoted else rung.best
+
+    def expect_no_more(self) -> None:
+        """No new trial will come: from now on every rung sends on one trial at the least."""
+        self._expects_no_more = True
 
     def _end_paused(self, tune_controller: Any) -> None:
         """Nothing new will come that could change the rungs: what is paused has been stopped for good."""

@@ -68,16 +68,23 @@ class Rung:
         self._best = None
 
     @property
-    def has_promotions_left(self) -> bool:
-        """Whether fewer went on than one in ``reduction_factor`` of those that reported, rounded up."""
-        return len(self.promoted) < math.ceil(len(self.reports) / self.reduction_factor)
+    def best(self) -> list[str]:
+        """The trials worth going on with, best first: one in ``reduction_factor`` of the newest, rounded down."""
+        return self._ordered()[: self._compared // self.reduction_factor]
 
     @property
-    def best(self) -> list[str]:
-        """The trials worth going on with, best first: one in ``reduction_factor`` of the newest, rounded up."""
+    def single_best(self) -> list[str]:
+        """The best of all, however few have reported; nobody if none has."""
+        return self._ordered()[:1]
+
+    @property
+    def _compared(self) -> int:
+        return min(len(self.reports), WINDOW)
+
+    def _ordered(self) -> list[str]:
         if self._best is None:
             newest = list(islice(reversed(self.reports), WINDOW))[::-1]
-            count = math.ceil(len(newest) / self.reduction_factor)
+            count = max(1, self._compared // self.reduction_factor)
             reports = [self.reports[name] for name in newest]
             self._best = [newest[index] for index in ranked(reports, self.resolution, count, self.nothing)]
         return self._best

@@ -40,6 +40,8 @@ class SlotSearcher(WrappedSearcher):
             if suggested != Searcher.FINISHED:
                 return suggested
             self._exhausted = True
+            scheduler.expect_no_more()
+            return None
         return Searcher.FINISHED if scheduler.is_idle else None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

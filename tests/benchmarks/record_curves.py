@@ -6,10 +6,10 @@ The table is what `tests.benchmarks.replay` replays. Runs can be cut off and sta
 run again. Several processes may record at once, each its own ``--part`` into its own file. Seconds are CPU seconds of
 the process, so that other load on the machine does not enter (one thread; the parts do not count into each other).
 
-Line 1 is the header: ``schema``, ``size``, ``rungs``, ``seed``, ``objectives``, ``device``, ``versions``, ``data``. Every
-other line is one config: ``config``, ``seed``, ``begin_seconds`` (adapter and optimizer), ``peak_memory_bytes``,
+Line 1 is the header: ``schema``, ``size``, ``rungs``, ``seed``, ``objectives``, ``device``, ``versions``, ``base`` (the
+untouched model), ``data``. Every other line is one config: ``config``, ``seed``, ``begin_seconds`` (adapter and optimizer), ``peak_memory_bytes``,
 ``predicted_memory_bytes``, ``trainable_parameters``, ``test_loss``, ``test_loss_stderr``, and in ``rungs`` for each
-``examples_seen``, ``eval_loss``, ``eval_loss_stderr``, ``example_losses`` (mean of every validation example),
+``examples_seen``, ``eval_loss``, ``eval_loss_stderr``, ``example_losses`` (the validation examples' parts of the loss),
 ``train_seconds`` (since the trial's start) and ``eval_seconds``.
 """
 
@@ -25,7 +25,7 @@ from search.config import SweepConfig, resolve_config
 from search.environment import quiet_libraries, software_versions
 from search.plan import SweepPlan, make_plan
 from search.space import Choices, Dimension
-from trainables.losses import EvalResult, eval_batches, evaluate
+from trainables.losses import eval_batches, evaluate
 from trainables.settings import TrialConfig, TrialSpec
 from trainables.worker import Worker
 
@@ -47,11 +47,6 @@ def random_configs(config: SweepConfig, count: int, seed: int) -> list[TrialConf
     return [space.to_config(point) for point in (config.recommended, *points)]
 
 
-def example_losses(result: EvalResult) -> list[float]:
-    """Mean loss per token of every validation example."""
-    return [round(total / count, 4) for total, count in zip(result.sums, result.counts, strict=True)]
-
-
 def record(worker: Worker, plan: SweepPlan, spec: TrialSpec) -> dict[str, Any]:
     """Train one config to the full resource."""
     test = eval_batches(plan.data.test, plan.data.pad_token_id, spec.execution.eval_batch_size, worker.device)
@@ -71,7 +66,7 @@ def record(worker: Worker, plan: SweepPlan, spec: TrialSpec) -> dict[str, Any]:
                 "examples_seen": examples,
                 "eval_loss": round(result.loss, 5),
                 "eval_loss_stderr": round(result.stderr, 5),
-                "example_losses": example_losses(result),
+                "example_losses": [round(loss, 4) for loss in result.example_losses],
                 "train_seconds": round(train_seconds, 2),
                 "eval_seconds": round(time.process_time() - trained, 2),
             }
@@ -94,7 +89,20 @@ def record(worker: Worker, plan: SweepPlan, spec: TrialSpec) -> dict[str, Any]:
     return line
 
 
-def header(plan: SweepPlan) -> dict[str, Any]:
+def base_losses(worker: Worker, plan: SweepPlan) -> dict[str, Any]:
+    """The untouched model on the validation examples, as a sweep's first trial reports it."""
+    spec = plan.spec("base", TrialConfig(rank=2)).model_copy(update={"evaluate_base": True})
+    worker.begin(spec)
+    result = worker.train_rung()
+    worker.end()
+    return {
+        "eval_loss": round(result["base_eval_loss"], 5),
+        "eval_loss_stderr": round(result["base_eval_loss_stderr"], 5),
+        "example_losses": [round(loss, 4) for loss in result["base_example_losses"]],
+    }
+
+
+def header(plan: SweepPlan, worker: Worker) -> dict[str, Any]:
     """What the curves were recorded on."""
     config = plan.config
     return {
@@ -105,6 +113,7 @@ def header(plan: SweepPlan) -> dict[str, Any]:
         "objectives": ["eval_loss", "peak_memory_bytes"],
         "device": plan.machine.description,
         "versions": software_versions(),
+        "base": base_losses(worker, plan),
         "data": {"source": config.data.source, "fingerprint": plan.data.fingerprint, **plan.data.counts},
     }
 
@@ -128,7 +137,7 @@ def main() -> None:
     worker = Worker(plan.data, threads=1, eval_batch_size=plan.execution.eval_batch_size)
     with arguments.out.open("a") as file:
         if done < 0:
-            file.write(json.dumps(header(plan)) + "\n")
+            file.write(json.dumps(header(plan, worker)) + "\n")
         for number, config in enumerate(configs[max(0, done) :], max(0, done)):
             line = record(worker, plan, plan.spec(f"c{number * parts + part:04d}", config))
             file.write(json.dumps(line) + "\n")

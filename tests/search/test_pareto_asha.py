@@ -62,13 +62,26 @@ def tune(workers: int = 2, past: list[PastReport] | None = None) -> Tune:
     return Tune(ParetoAsha((16, 48, 144), 3, workers=workers, past=past or [], exempt=is_baseline))
 
 
+def reported(sweep: Tune, *measured: tuple[float, float], first: int = 1) -> list[FakeTrial]:
+    """New trials t1, t2, ... that report at the first rung."""
+    trials = [sweep.start(f"t{number}") for number in range(first, first + len(measured))]
+    for trial, (loss, memory) in zip(trials, measured, strict=True):
+        sweep.report(trial, 16, loss, memory)
+    return trials
+
+
 def test_a_small_trial_goes_on_although_its_loss_is_worst() -> None:
-    sweep = tune()
+    sweep = tune(workers=100)
     decisions = [
         sweep.report(sweep.start(f"t{n}"), 16, loss, memory)
-        for n, (loss, memory) in enumerate([(3.0, 900), (3.1, 900), (3.2, 900), (3.6, 300)])
+        for n, (loss, memory) in enumerate(
+            [(3.0, 900), (3.1, 900), (3.2, 900), (3.3, 900), (3.4, 900), (3.6, 300)]
+        )
     ]
-    assert decisions == [CONTINUE, PAUSE, PAUSE, CONTINUE]
+    assert decisions == [PAUSE] * 5 + [CONTINUE]
+    chosen = sweep.scheduler.choose_trial_to_run(sweep)
+    assert chosen is not None  # the best loss of all is the other one in three
+    assert chosen.config["spec"]["trial_id"] == "t0"
 
 
 def test_nothing_is_decided_at_the_full_resource_nor_for_the_baseline() -> None:
@@ -82,72 +95,70 @@ def test_nothing_is_decided_at_the_full_resource_nor_for_the_baseline() -> None:
 
 def test_a_paused_trial_is_promoted_when_the_picture_changes() -> None:
     sweep = tune()
-    first, second = sweep.start("t1"), sweep.start("t2")
-    assert sweep.report(first, 16, 3.0, 900) == CONTINUE
-    assert sweep.report(second, 16, 3.1, 900) == PAUSE
+    first, second = reported(sweep, (3.0, 900), (3.1, 900))
+    assert (first.status, second.status) == (Trial.PAUSED, Trial.PAUSED)
     assert sweep.scheduler.choose_trial_to_run(sweep) is None  # one of two is more than one in three
-    for number in (3, 4):
-        assert sweep.report(sweep.start(f"t{number}"), 16, 3.5, 950) == PAUSE
+    reported(sweep, (3.5, 950), first=3)
     assert sweep.scheduler.wants_promotion()
+    assert sweep.scheduler.choose_trial_to_run(sweep) is first
+    first.status = Trial.RUNNING
+    assert sweep.scheduler.choose_trial_to_run(sweep) is None
+    reported(sweep, (3.6, 950), (3.7, 950), (3.8, 950), first=4)
     assert sweep.scheduler.choose_trial_to_run(sweep) is second
     second.status = Trial.RUNNING
-    assert sweep.scheduler.choose_trial_to_run(sweep) is None
-    assert sweep.report(second, 48, 2.9, 900) == CONTINUE
+    assert sweep.report(second, 144, 2.9, 900) == CONTINUE
 
 
 def test_no_promotion_without_a_free_worker_or_before_the_checkpoint_is_written() -> None:
     sweep = tune(workers=1)
-    running = sweep.start("t1")
-    sweep.report(running, 16, 3.0, 900)
-    paused = sweep.start("t2")
-    sweep.report(paused, 16, 3.1, 900)
-    for number in (3, 4):
-        sweep.report(sweep.start(f"t{number}"), 16, 3.5, 950)
+    paused, *_ = reported(sweep, (3.0, 900), (3.5, 950), (3.6, 950))
+    running = sweep.start("t4")
     assert sweep.scheduler.choose_trial_to_run(sweep) is None
     sweep.scheduler.on_trial_complete(sweep, running, {})
+    running.status = Trial.TERMINATED
     paused.status = Trial.RUNNING  # still saving
     assert sweep.scheduler.choose_trial_to_run(sweep) is None
+    assert not sweep.scheduler.is_idle
     paused.status = Trial.PAUSED
     assert sweep.scheduler.choose_trial_to_run(sweep) is paused
 
 
-def test_paused_trials_end_when_nothing_new_is_to_come() -> None:
+def test_the_smallest_sweep_completes_a_trial_and_then_paused_ones_end() -> None:
     sweep = tune()
-    running, paused = sweep.start("t1"), sweep.start("t2")
-    sweep.report(running, 16, 3.0, 900)
-    sweep.report(paused, 16, 3.1, 900)
+    worse, better = reported(sweep, (3.1, 900), (3.0, 900))
     sweep.finished = True
+    assert sweep.scheduler.choose_trial_to_run(sweep) is better
+    better.status = Trial.RUNNING
+    assert sweep.report(better, 48, 2.5, 900) == CONTINUE  # alone at its rung
     assert sweep.scheduler.choose_trial_to_run(sweep) is None
     assert sweep.stopped == []
-    sweep.scheduler.on_trial_complete(sweep, running, {})
+    assert sweep.report(better, 144, 2.0, 900) == CONTINUE
+    sweep.scheduler.on_trial_complete(sweep, better, {})
+    better.status = Trial.TERMINATED
     assert sweep.scheduler.choose_trial_to_run(sweep) is None
-    assert sweep.stopped == ["t2"]
-    assert not sweep.scheduler.is_paused(paused)
+    assert sweep.stopped == ["t1"]
+    assert not sweep.scheduler.is_paused(worse)
 
 
-def test_no_more_than_one_in_eta_go_on_however_the_trials_improve() -> None:
+def test_those_who_are_among_the_best_go_on_however_many_went_before() -> None:
+    """As in ASHA: an early trial that looked good does not take a later, better one's place."""
     sweep = tune(workers=100)
     decisions = [sweep.report(sweep.start(f"t{n}"), 16, 3.0 - n / 10, 900) for n in range(9)]
-    assert [n for n, decision in enumerate(decisions) if decision == CONTINUE] == [0, 3, 6]
+    assert [n for n, decision in enumerate(decisions) if decision == CONTINUE] == list(range(2, 9))
 
 
-def test_the_untouched_model_is_a_competitor_once_it_is_known() -> None:
+@pytest.mark.parametrize(("is_known", "best"), [(True, ["t1", "t2"]), (False, ["t1", "t3"])])
+def test_the_untouched_model_is_a_competitor_once_it_is_known(is_known: bool, best: list[str]) -> None:
+    """t3 is by far the smallest, and no better than no training at all."""
     sweep = tune()
-    first = {"examples_seen": 16, "eval_loss": 3.0, "peak_memory_bytes": 900, "example_losses": [2.9, 3.1]}
     known = {"base_eval_loss": 4.0, "base_eval_loss_stderr": 0.1, "base_example_losses": [3.9, 4.1]}
-    assert sweep.scheduler.on_trial_result(sweep, sweep.start("t1"), first | known) == CONTINUE
-    for number, (loss, memory) in enumerate([(3.5, 800), (4.2, 100), (3.2, 850)], 2):
-        parts = [loss - 0.1, loss + 0.1]
-        result = {
-            "examples_seen": 16,
-            "eval_loss": loss,
-            "peak_memory_bytes": memory,
-            "example_losses": parts,
-        }
-        decision = sweep.scheduler.on_trial_result(sweep, sweep.start(f"t{number}"), result)
-    assert decision == PAUSE  # two of four are worth it: the best, and the furthest from it on the front
-    assert sweep.scheduler._next_promotion(of_earlier_launch=False) is None
-    assert sweep.scheduler._rungs[16].best == ["t1", "t2"]
+    measured = [(3.0, 900), (3.5, 800), (4.2, 100), (3.2, 850), (3.6, 820), (3.7, 830)]
+    for number, (loss, memory) in enumerate(measured, 1):
+        result = {"examples_seen": 16, "eval_loss": loss, "peak_memory_bytes": memory}
+        parts = {"example_losses": [loss - 0.1, loss + 0.1]}
+        first = known if is_known and number == 1 else {}
+        sweep.scheduler.on_trial_result(sweep, sweep.start(f"t{number}"), result | parts | first)
+    assert sweep.scheduler._rungs[16].best == best
 
 
 def test_an_error_frees_the_worker_and_forgets_the_pause() -> None:
@@ -195,11 +206,8 @@ def test_saved_and_restored_it_decides_as_if_it_had_gone_on(cut: int, tmp_path: 
         return found
 
     whole, saved = tune(), tune()
-    start = [s.report(s.start("t0"), 16, *measured[0], example_losses=[0.0, 3.0]) for s in (whole, saved)]
-    assert start == [CONTINUE, CONTINUE]
     for sweep in (whole, saved):
-        sweep.scheduler.on_trial_complete(sweep, sweep.trials[0], {})
-        for n in range(1, cut):
+        for n in range(cut):
             sweep.report(sweep.start(f"t{n}"), 16, *measured[n], example_losses=[n / 7, measured[n][0]])
     saved.scheduler.save(str(tmp_path / "state"))
     saved.scheduler = tune().scheduler
@@ -210,7 +218,7 @@ def test_saved_and_restored_it_decides_as_if_it_had_gone_on(cut: int, tmp_path: 
 
 
 def test_a_trial_paused_by_an_earlier_launch_is_revived_through_the_searcher() -> None:
-    rows = [("t1", 3.0, 900.0, CONTINUE), ("t2", 3.1, 900.0, PAUSE), ("t3", 3.5, 950.0, PAUSE)]
+    rows = [(f"t{n}", 3.0 + n / 10, 900.0, CONTINUE if n == 1 else PAUSE) for n in (1, 2, 3, 5, 6)]
     sweep = tune(past=past_of(rows))
     asked = []
 

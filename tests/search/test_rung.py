@@ -31,7 +31,7 @@ def test_without_noise_the_order_is_by_nondominated_rank(pairs: list[tuple[int, 
 
 def test_an_empty_rung_has_no_best() -> None:
     assert Rung(16, 3).best == ranked([], 0.01) == []
-    assert not Rung(16, 3).has_promotions_left
+    assert Rung(16, 3).single_best == []
 
 
 @given(points)
@@ -82,14 +82,11 @@ def test_circles_of_noise_end() -> None:
     assert sorted(ranked(reports, 0.3)) == list(range(60))
 
 
-@pytest.mark.parametrize(("count", "expected"), [(1, 1), (2, 1), (3, 1), (4, 2), (9, 3), (10, 4)])
-def test_one_in_eta_goes_on_rounded_up(count: int, expected: int) -> None:
+@pytest.mark.parametrize(("count", "expected"), [(1, 0), (2, 0), (3, 1), (5, 1), (6, 2), (10, 3)])
+def test_one_in_eta_goes_on_rounded_down(count: int, expected: int) -> None:
     rung = Rung(16, 3, reports={f"t{n}": exact(n + 1, 100) for n in range(count)})
     assert rung.best == [f"t{n}" for n in range(expected)]
-    rung.promoted = set(rung.best[1:])
-    assert rung.has_promotions_left
-    rung.promoted = set(rung.best)
-    assert not rung.has_promotions_left
+    assert rung.single_best == ["t0"]
 
 
 @given(points, st.integers(1, 30))
@@ -112,6 +109,8 @@ def test_what_is_no_better_than_no_training_comes_after_the_front() -> None:
         ("useful", useful),
         ("smallest", smallest),
         ("third", exact(4.2, 90)),
+        ("fourth", exact(4.25, 85)),
+        ("fifth", exact(4.28, 82)),
         ("last", exact(4.3, 80)),
     ):
         rung.add(name, report)
@@ -127,4 +126,4 @@ def test_only_the_newest_reports_count() -> None:
     newest = [f"t{number}" for number in range(2 * WINDOW, 3 * WINDOW)]
     assert set(rung.best) <= set(newest)
     assert rung.best[0] == newest[0]
-    assert len(rung.best) == -(-WINDOW // 3)
+    assert len(rung.best) == WINDOW // 3

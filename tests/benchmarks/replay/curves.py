@@ -2,10 +2,12 @@
 
 The format is what `tests.benchmarks.record_curves` writes: JSON lines, plain or gzipped (``.gz``). Line 1 is the
 header, of which ``rungs`` (examples, ascending) and ``size`` (a lorafront size, whose space is searched) are needed;
-``space`` may give another space in the form of `sweep.yaml`. Every other line is one config with ``config`` (at least
-``rank``, ``alpha``, ``targets``, ``learning_rate``, ``batch_size``), ``peak_memory_bytes``, and in ``rungs``, for every
-rung of the header, ``examples_seen``, ``eval_loss``, ``eval_loss_stderr``, ``train_seconds`` (since the start) and
-``eval_seconds``; ``begin_seconds`` may stand beside. A line with ``failure`` (a text) may have fewer rungs and no
+``space`` may give another space in the form of `sweep.yaml`, and ``base`` the untouched model's ``eval_loss``,
+``eval_loss_stderr`` and ``example_losses``, which a sweep knows from its first trial. Every other line is one config with
+``config`` (at least ``rank``, ``alpha``, ``targets``, ``learning_rate``, ``batch_size``), ``peak_memory_bytes``, and in
+``rungs``, for every rung of the header, ``examples_seen``, ``eval_loss``, ``eval_loss_stderr``, ``train_seconds`` (since
+the start) and ``eval_seconds``, and ``example_losses`` if they are known (the validation examples' parts of the loss);
+``begin_seconds`` may stand beside. A line with ``failure`` (a text) may have fewer rungs and no
 memory: its trial fails after them; with ``infeasible: true`` for want of memory. Other fields are ignored.
 """
 

@@ -42,7 +42,7 @@ def ours(overrides: tuple[str, ...] = (), past: Sequence[Any] = ()) -> Maker:
     """
 
     def make(setting: Setting) -> tuple[Any, Any]:
-        from search.pareto_asha import ParetoAsha
+        from search.pareto_asha import ParetoAsha, base_report_of
         from search.sampler import OptunaSearcher, open_study
         from search.scheduler import make_scheduler
         from search.slots import SlotSearcher
@@ -64,7 +64,11 @@ def ours(overrides: tuple[str, ...] = (), past: Sequence[Any] = ()) -> Maker:
         study = open_study(config, None)
         study.add_trials(past)
         searcher: Any = OptunaSearcher(study, config.search_space, spec, budget=config.trials)
-        scheduler = make_scheduler(config.scheduler, rungs, config.reduction_factor, workers=setting.workers)
+        known = {f"base_{name}": value for name, value in (setting.table.base or {}).items()}
+        base = base_report_of(known) if known else None
+        scheduler = make_scheduler(
+            config.scheduler, rungs, config.reduction_factor, workers=setting.workers, base=base
+        )
         if isinstance(scheduler, ParetoAsha):
             searcher = SlotSearcher(searcher, scheduler, _nothing_to_revive)
         return searcher, scheduler

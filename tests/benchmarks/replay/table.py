@@ -26,13 +26,14 @@ class CurveTable:
     How a config is answered that was not recorded is up to ``answers``: ``interpolated`` (the default, see
     `tests.benchmarks.replay.interpolation` for how and why) or ``nearest``, the nearest row as it is: every answer was
     then really measured and none can be better than the table's front, but near configs are all the same. Front,
-    reference point and hypervolume are always those of the recorded rows.
+    reference point and hypervolume are always those of the recorded rows. ``base`` is the untouched model's loss.
     """
 
     rungs: tuple[int, ...]
     size: str
     rows: tuple[Row, ...]
     space: Mapping[str, Any] | None = None
+    base: Mapping[str, Any] | None = None
     answers: Answers = "interpolated"
     _groups: dict[tuple[Any, ...], NDArray[np.intp]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -51,7 +52,7 @@ class CurveTable:
                 raise InputError(f"{path}, line 1: not the header of a curve table (needs size and rungs)")
             own = lines[0][1]
             header = header or own
-            for name in ("size", "rungs", "space", "data"):
+            for name in ("size", "rungs", "space", "data", "base"):
                 if own.get(name) != header.get(name):
                     raise InputError(f"{path}, line 1: {name} is not that of {paths[0]}")
             rows += [parse_row(line, own["rungs"], f"{path}, line {number}") for number, line in lines[1:]]
@@ -62,7 +63,14 @@ class CurveTable:
             raise InputError(
                 f"{complete} complete curves are too few to interpolate: {MIN_ROWS}, or nearest answers"
             )
-        return cls(tuple(header["rungs"]), header["size"], tuple(rows), header.get("space"), answers)
+        return cls(
+            tuple(header["rungs"]),
+            header["size"],
+            tuple(rows),
+            header.get("space"),
+            header.get("base"),
+            answers,
+        )
 
     @cached_property
     def points(self) -> list[tuple[float, float]]:
