@@ -33,6 +33,7 @@ def sweep_rows(run: Run) -> list[tuple[str, str]]:
         ("Sequence length", _unit(run.section("data").get("seq_len"), "tokens")),
         ("Resource", _resource_text(run)),
         ("Scheduling", _scheduling_text(config)),
+        ("Search ended early", _text(sweep.get("search_ended"))),
         ("Search space", "\n".join(f"{label_of(key)}: {_space_text(value)}" for key, value in _space(run))),
         ("Memory budget", _formatted(config.get("memory_budget"), format_memory)),
         ("Time budget", _formatted(config.get("time_budget"), format_duration)),

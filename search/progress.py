@@ -50,6 +50,9 @@ class Progress:
         if event.sweep is not None and "replicates" in event.sweep:
             self._searched = True
             self._replicates += event.sweep["replicates"]
+        if event.sweep is not None and "search_ended" in event.sweep:
+            why = event.sweep["search_ended"]
+            self._console.print(f"the search ends here: {why}", highlight=False, soft_wrap=True)
         if event.trial is None:
             return
         self._trials[event.trial.trial_id] = event.trial

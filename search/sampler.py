@@ -83,6 +83,13 @@ class OptunaSearcher(StatelessSearcher):
         self._budget -= 1
         return self._hand_out(trial_id, spec)
 
+    @property
+    def why_used_up(self) -> str:
+        """What it means that no config turned up."""
+        if continuous_dimensions(self._space):
+            return f"of {MAX_DRAWS} configs in a row none was new, valid and within the memory budget"
+        return "the search space is used up: every config in it was tried or refused"
+
     def _hand_out(self, trial_id: str, spec: TrialSpec) -> dict[str, Any]:
         self._specs[trial_id] = spec
         return {"spec": spec.model_dump(mode="json")}

@@ -47,9 +47,11 @@ class Searching:
         )
 
     @property
-    def is_over(self) -> bool:
-        """Whether no config is left to sample, or none is worth it."""
-        return self._sampler.used_up or self._stagnation.has_come
+    def why_over(self) -> str | None:
+        """Why no further config is sampled, though there was budget left; None if that is not so."""
+        if self._sampler.used_up:
+            return self._sampler.why_used_up
+        return self._stagnation.describe() if self._stagnation.has_come else None
 
     def is_paused(self, trial: Any) -> bool:
         """Whether the scheduler has paused a Tune trial."""

@@ -39,6 +39,11 @@ class Stagnation:
             self._ended.add(event.trial.trial_id)
             self._history.append(hypervolume)
 
+    def describe(self) -> str:
+        """The rule in words."""
+        settings = self._settings
+        return f"the last {settings.trials} trials raised the hypervolume by {settings.growth:.1%} or less"
+
     @property
     def has_come(self) -> bool:
         """Whether to stop."""

@@ -114,10 +114,14 @@ class Sweep:
         budget = self.config.time_budget
         over_time = budget is not None and time.monotonic() - started >= budget
         # Tune takes an interrupt itself and returns as if done: what is left to do tells.
-        left = self._something_left(searching.is_over)
+        left = self._something_left(searching.why_over is not None)
         self.interrupted |= left and not over_time and self._stopper.interrupted_by is None
-        if not self.interrupted:
-            searching.close()
+        if self.interrupted:
+            return
+        searching.close()
+        why = "the time budget is spent" if over_time and left else searching.why_over
+        if why is not None:
+            self.journal.sweep({"search_ended": why})
 
     def _confirm(self, on_searched: Callable[[Front], None]) -> None:
         """Train the front's members again with new seeds; sets ``interrupted``."""

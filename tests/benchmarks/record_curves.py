@@ -7,10 +7,10 @@ run again. Several processes may record at once, each its own ``--part`` into it
 the process, so that other load on the machine does not enter (one thread; the parts do not count into each other).
 
 Line 1 is the header: ``schema``, ``size``, ``rungs``, ``seed``, ``objectives``, ``device``, ``versions``, ``base`` (the
-untouched model), ``data``. Every other line is one config: ``config``, ``seed``, ``begin_seconds`` (adapter and optimizer), ``peak_memory_bytes``,
-``predicted_memory_bytes``, ``trainable_parameters``, ``test_loss``, ``test_loss_stderr``, and in ``rungs`` for each
-``examples_seen``, ``eval_loss``, ``eval_loss_stderr``, ``example_losses`` (the validation examples' parts of the loss),
-``train_seconds`` (since the trial's start) and ``eval_seconds``.
+untouched model), ``data``. Every other line is one config: ``config``, ``seed``, ``begin_seconds``
+(adapter and optimizer), ``peak_memory_bytes``, ``predicted_memory_bytes``, ``trainable_parameters``, ``test_loss``,
+``test_loss_stderr``, and in ``rungs`` for each ``examples_seen``, ``eval_loss``, ``eval_loss_stderr``, ``example_losses``
+(the validation examples' parts of the loss), ``train_seconds`` (since the trial's start) and ``eval_seconds``.
 """
 
 import argparse

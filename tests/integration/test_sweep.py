@@ -126,14 +126,16 @@ def test_the_exported_adapter_gives_the_reported_loss_with_plain_peft(finished: 
 
 
 def test_a_preset_starts_a_sweep(finished: Path, tmp_path: Path) -> None:
-    lorafront("export", finished, "--pick", "t0001", "--to", tmp_path / "preset", cwd=finished.parent)
+    exported = lorafront(
+        "export", finished, "--pick", "knee", "--to", tmp_path / "preset", cwd=finished.parent
+    )
     done = lorafront(
         "sweep", "--config", tmp_path / "preset" / "preset.yaml", "--out", tmp_path / "again", "--no-baseline",
         "--concurrent", 1, cwd=finished.parent,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     (trial,) = last_states(tmp_path / "again").values()
-    first = last_states(finished)["t0001"]
+    first = last_states(finished)[exported.stdout.split(":")[0]]
     assert trial["rungs"][-1]["eval_loss"] == first["rungs"][-1]["eval_loss"]
 
 
@@ -149,7 +151,9 @@ def test_resume_after_the_driver_was_killed(finished: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stdout + done.stderr
     after = last_states(run)
     assert sum(t["kind"] == "lora" for t in after.values()) == 8
-    kept = [i for i, t in before.items() if t["status"] == "completed" and i in ("baseline", "t0001")]
+    kept = [
+        i for i, t in before.items() if t["status"] == "completed" and i in ("baseline", "t0001", "t0002")
+    ]
     assert all(after[i]["eval_loss"] == before[i]["eval_loss"] for i in kept)
     assert json.loads((run / "front.json").read_text())["finished"] is True
 

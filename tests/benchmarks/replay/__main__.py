@@ -1,9 +1,13 @@
 """Replay recorded learning curves against every competitor: table on the screen, figure and numbers in a folder.
 
-    python -m tests.benchmarks.replay TABLE... [--answers nearest] [--seeds 30] [--workers 2] [--out DIR] [--readme FILE]
+    python -m tests.benchmarks.replay [TABLE...] [--answers nearest] [--seeds 30] [--workers 2] [--out DIR] [--readme ME]
 
-Several TABLE files with one header are taken as one table. Another table is given just like this; its format stands in
-`tests/benchmarks/replay/curves.py`. From Python: `CurveTable.load(path, ...)`, then `compare(table, all_competitors())`.
+Without TABLE it is the recorded one in this repository. Several files with one header are taken as one table. Another
+table is given just like this; its format stands in `tests/benchmarks/replay/curves.py`. With `--readme README.md` the
+numbers go between that file's markers, and the figure into `.github/` beside it.
+
+From Python: `CurveTable.load(path, ...)`, then `compare(table, all_competitors())`. A function in place of a table is
+`tests.benchmarks.replay.zdt.Zdt`, for `tests.benchmarks.replay.simulator.Simulator`.
 """
 
 import argparse
@@ -17,6 +21,9 @@ from tests.benchmarks.replay.report import print_table, write_json, write_readme
 from tests.benchmarks.replay.rivals import all_competitors
 from tests.benchmarks.replay.table import Answers, CurveTable
 
+# 135M on the built-in data, by `tests.benchmarks.record_curves`.
+RECORDED = Path(__file__).parent.parent / "data" / "smollm2-135m.jsonl.gz"
+
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
@@ -25,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("tables", type=Path, nargs="+", metavar="TABLE")
+    parser.add_argument("tables", type=Path, nargs="*", metavar="TABLE", default=[RECORDED])
     parser.add_argument("--answers", choices=get_args(Answers), default="interpolated",
                         help="how configs that were not recorded are answered")  # fmt: skip
     parser.add_argument("--seeds", type=int, default=30)
@@ -62,6 +69,7 @@ def main() -> None:
         print_table(results)
         if arguments.readme is not None:
             write_readme(results, arguments.readme)
+            draw(results, arguments.readme.parent / ".github" / "replay.png")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
