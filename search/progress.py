@@ -40,7 +40,9 @@ class Progress:
             self._live.__exit__(*exception)
 
     def remember(self, trial: TrialRecord) -> None:
-        """A trial of an earlier launch."""
+        """A trial of an earlier launch; those taken over from another sweep are not counted."""
+        if trial.adopted_from:
+            return
         self._trials[trial.trial_id] = trial
         self._replicates += trial.kind == "replicate"
         self._seen_before += trial.examples_seen
@@ -53,7 +55,7 @@ class Progress:
         if event.sweep is not None and "search_ended" in event.sweep:
             why = event.sweep["search_ended"]
             self._console.print(f"the search ends here: {why}", highlight=False, soft_wrap=True)
-        if event.trial is None:
+        if event.trial is None or event.trial.adopted_from:
             return
         self._trials[event.trial.trial_id] = event.trial
         if self._live is None and event.event == "ended":
