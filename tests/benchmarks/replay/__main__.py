@@ -37,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
                         help="how configs that were not recorded are answered")  # fmt: skip
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--budget", type=float, default=1.0, help="of the compute of the whole table")
+    parser.add_argument("--budget", type=float, default=0.4, help="of the compute of the whole table")
     parser.add_argument("--only", help="competitors whose name contains this text, and lorafront")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
                         help="for lorafront, such as sampler=gp")  # fmt: skip
