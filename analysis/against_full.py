@@ -1,5 +1,6 @@
 """A trial's figures against full fine-tuning: how much of its gain, at which share of its memory, how much faster."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,7 +22,7 @@ def headline_for(
 
     Without a baseline only the memory is compared, with its prediction.
     """
-    if trial.peak_memory_bytes is None or trial.eval_loss is None:
+    if trial.peak_memory_bytes is None or trial.eval_loss is None or not math.isfinite(trial.eval_loss):
         return None
     if baseline is None:
         if not predicted_full_memory_bytes:
@@ -42,7 +43,9 @@ def headline_for(
         trial_id=trial.trial_id,
     )
     if trial.confirmation is not None:
-        _add_confirmed(headline, trial, base, baseline, losses_by_seed(trial.trial_id, replicates))
+        speeds = [trial.tokens_per_second, *trial.confirmation.tokens_per_second]
+        headline.speedup_interval = ratio_interval(speeds, baseline.tokens_per_second)
+        _add_test_retention(headline, base, baseline, losses_by_seed(trial.trial_id, replicates))
     return headline
 
 
@@ -52,23 +55,15 @@ def _retention(eval_loss: float, base: Base | None, baseline: Baseline) -> float
     return (base.eval_loss - eval_loss) / (base.eval_loss - baseline.eval_loss)
 
 
-def _add_confirmed(
-    headline: Headline,
-    trial: TrialRecord,
-    base: Base | None,
-    baseline: Baseline,
-    losses: Mapping[int, Sequence[float]],
+def _add_test_retention(
+    headline: Headline, base: Base | None, baseline: Baseline, losses: Mapping[int, Sequence[float]]
 ) -> None:
-    """What the replicates say, on the test split.
+    """What the replicates say of the retention, on the test split.
 
     Retention is a ratio of means; its interval is that of its linear form around the estimate, example by example
     (Cochran, Sampling Techniques, on ratio estimators). The base has no seed and full fine-tuning was run with one, so
     the interval holds for this run of it.
     """
-    confirmation = trial.confirmation
-    if confirmation is not None:
-        speeds = [trial.tokens_per_second or 0.0, *confirmation.tokens_per_second]
-        headline.speedup_interval = ratio_interval(speeds, baseline.tokens_per_second)
     untouched = base.test_example_losses if base is not None else None
     if untouched is None or baseline.test_example_losses is None or not losses:
         return

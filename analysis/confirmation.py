@@ -12,8 +12,7 @@ from analysis.records import Confirmation, TrialRecord
 def confirm_all(trials: Sequence[TrialRecord], replicates: Sequence[TrialRecord]) -> None:
     """Give every trial that was trained again its `Confirmation` and its test loss, and mark the front's members."""
     for trial in trials:
-        own = [each for each in replicates if each.replicate_of == trial.trial_id]
-        trial.confirmation = _confirmation(own)
+        trial.confirmation = _confirmation(trial.trial_id, replicates)
         if trial.confirmation is not None:
             trial.test_loss = trial.confirmation.test_loss
             trial.test_loss_stderr = None
@@ -26,17 +25,18 @@ def losses_by_seed(trial_id: str, replicates: Sequence[TrialRecord]) -> dict[int
     return {each.seed: each.test_example_losses for each in done if each.test_example_losses}
 
 
-def _confirmation(own: Sequence[TrialRecord]) -> Confirmation | None:
-    done = [each for each in own if each.status == "completed" and each.test_example_losses]
-    if not done:
+def _confirmation(trial_id: str, replicates: Sequence[TrialRecord]) -> Confirmation | None:
+    losses = losses_by_seed(trial_id, replicates)
+    if not losses:
         return None
-    mean, interval = mean_interval([each.test_example_losses or [] for each in done])
+    own = [each for each in replicates if each.replicate_of == trial_id]
+    mean, interval = mean_interval(list(losses.values()))
     return Confirmation(
-        seeds=[each.seed for each in done],
+        seeds=list(losses),
         test_loss=mean,
         test_interval=interval,
-        test_losses=[float(np.mean(each.test_example_losses or [])) for each in done],
-        tokens_per_second=[each.tokens_per_second for each in done if each.tokens_per_second],
+        test_losses=[float(np.mean(each)) for each in losses.values()],
+        tokens_per_second=[r.tokens_per_second for r in own if r.seed in losses and r.tokens_per_second],
         failed_seeds=[each.seed for each in own if each.status in ("failed", "infeasible")],
     )
 

@@ -1,12 +1,13 @@
 """What a front's members are worth, in words: confirmed with new seeds, and against full fine-tuning."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from analysis.front import front_members, picks
+from analysis.intervals import Interval
 from analysis.records import Confirmation, Front, Headline, TrialRecord
 from analysis.text import MISSING, loss_text, percent_text
 
-Interval = tuple[float, float] | None
 _PICK_NAMES = {"knee": "recommended", "quality": "best quality", "memory": "least memory"}
 
 
@@ -50,20 +51,20 @@ def _confirmed_row(trial: TrialRecord, found: Confirmation) -> ConfirmedRow:
     return ConfirmedRow(
         trial.trial_id,
         loss_text(trial.eval_loss, trial.eval_loss_stderr),
-        f"{found.test_loss:.3f}{interval_text(found.test_interval, '{:.3f}')}",
+        f"{found.test_loss:.3f}{interval_text(found.test_interval, loss_text)}",
         f"{len(found.seeds)}{failed}",
         note,
         bool(found.beaten_by),
     )
 
 
-def interval_text(interval: Interval, form: str) -> str:
+def interval_text(interval: Interval | None, form: Callable[[float], str]) -> str:
     """An interval in brackets, with a space before it; nothing where there is none.
 
-    >>> interval_text((3.1, 3.4), "{:.3f}"), interval_text(None, "{:.3f}")
+    >>> interval_text((3.1, 3.4), loss_text), interval_text(None, loss_text)
     (' [3.100, 3.400]', '')
     """
-    return "" if interval is None else f" [{form.format(interval[0])}, {form.format(interval[1])}]"
+    return "" if interval is None else f" [{form(interval[0])}, {form(interval[1])}]"
 
 
 def against_full_rows(front: Front) -> list[AgainstFull]:
@@ -84,20 +85,16 @@ def _against_full(pick: str, headline: Headline) -> AgainstFull:
         pick,
         headline.trial_id,
         _percent(headline.retention),
-        _percent(headline.test_retention) + _percents(headline.test_retention_interval),
+        _percent(headline.test_retention) + interval_text(headline.test_retention_interval, percent_text),
         f"{percent_text(headline.memory_ratio)}{predicted}",
         MISSING
         if headline.speedup is None
-        else f"{headline.speedup:.2f} ×{interval_text(headline.speedup_interval, '{:.2f}')}",
+        else f"{headline.speedup:.2f} ×{interval_text(headline.speedup_interval, '{:.2f}'.format)}",
     )
 
 
 def _percent(share: float | None) -> str:
     return MISSING if share is None else percent_text(share)
-
-
-def _percents(interval: Interval) -> str:
-    return "" if interval is None else f" [{percent_text(interval[0])}, {percent_text(interval[1])}]"
 
 
 def picked_from_text(front: Front) -> str:

@@ -43,12 +43,12 @@ def claims(front: Front, full_trial: TrialRecord | None = None) -> list[Claim]:
     headline = front.headlines.get("knee")
     if trial is None or headline is None or headline.speedup is None:
         why = _why_unknown(front, trial, full_trial)
-        known = trial is not None and headline is not None
+        memory = Claim("of full fine-tuning's memory", MISSING, "claimed: one third", why, "unknown")
+        if trial is not None and headline is not None:
+            memory = _predicted_memory_claim(front, trial, headline.memory_ratio)
         return [
             Claim("of full fine-tuning's gain kept", MISSING, "claimed: 90 %", why, "unknown"),
-            _predicted_memory_claim(front, trial, headline.memory_ratio)  # type: ignore[arg-type, union-attr]
-            if known
-            else Claim("of full fine-tuning's memory", MISSING, "claimed: one third", why, "unknown"),
+            memory,
             Claim("the training speed", MISSING, "claimed: 2 to 3 ×", why, "unknown"),
         ]
     return [

@@ -74,7 +74,7 @@ def _test_text(trial: TrialRecord) -> str:
         return ""
     if trial.confirmation is None:
         return loss_text(trial.test_loss, trial.test_loss_stderr)
-    interval = interval_text(trial.confirmation.test_interval, "{:.3f}")
+    interval = interval_text(trial.confirmation.test_interval, loss_text)
     return f"{loss_text(trial.test_loss)}{interval} ({len(trial.confirmation.seeds)} new seeds)"
 
 

@@ -42,14 +42,13 @@ def front_table(front: Front) -> "Table":
 
 def confirmation_table(front: Front) -> "Table | None":
     """The front's members on the test split with new seeds; None before they were trained again."""
-    from rich.table import Table
     from rich.text import Text
 
     rows = confirmed_rows(front)
     if not rows:
         return None
-    title = Text("Confirmed with new seeds on the test split (mean and 95 % interval)")
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    title = "Confirmed with new seeds on the test split (mean and 95 % interval)"
+    table = _plain_table(title)
     table.min_width = len(title)
     table.add_column("trial", no_wrap=True)
     for heading in ("seeds", "validation", "test"):
@@ -63,14 +62,12 @@ def confirmation_table(front: Front) -> "Table | None":
 
 def against_full_table(front: Front) -> "Table | None":
     """The recommended, the best and the smallest member against full fine-tuning; None where nothing is known."""
-    from rich.table import Table
     from rich.text import Text
 
     rows = against_full_rows(front)
     if not rows:
         return None
-    title = Text("Against full fine-tuning")
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = _plain_table("Against full fine-tuning")
     for heading in ("trial", ""):
         table.add_column(heading)
     for heading in ("gain kept", "on test", "memory", "speed"):
@@ -81,12 +78,19 @@ def against_full_table(front: Front) -> "Table | None":
     return table
 
 
-def _table(front: Front, trials: Iterable[TrialRecord], *, title: str) -> "Table":
+def _plain_table(title: str) -> "Table":
+    """An empty table as all are drawn here; the title is text, not markup, as users name runs."""
     from rich.table import Table
     from rich.text import Text
 
+    return Table(title=Text(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+
+
+def _table(front: Front, trials: Iterable[TrialRecord], *, title: str) -> "Table":
+    from rich.text import Text
+
     settings = (varying_keys(front.trials) or _DEFAULT_SETTINGS)[:_MAX_SETTINGS]
-    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = _plain_table(title)
     for heading in ("", "trial", "status"):
         table.add_column(heading, no_wrap=True)
     for key in settings:

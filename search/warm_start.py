@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from analysis.front import front_members
 from analysis.records import Base, RunPaths, TrialRecord
 from analysis.results import Run, load_run
+from search.config import resolve_config
 from search.errors import InputError
 from search.history import trial_config
 from search.plan import BASELINE_ID, SweepPlan
@@ -61,20 +62,20 @@ def read_warm_start(plan: SweepPlan) -> WarmStart:
 
 
 def _preset_point(path: Path, space: SearchSpace) -> dict[str, Value]:
-    content = read_yaml_mapping(path)
-    sweep = content.get("sweep")
-    point = sweep.get("recommended") if isinstance(sweep, dict) else None
-    if not isinstance(point, dict) or not point:
+    sweep = read_yaml_mapping(path).get("sweep")
+    if not isinstance(sweep, dict) or not sweep.get("recommended"):
         raise InputError(f"--warm-start {path}: is not a preset: it has no sweep.recommended")
-    return nearest_point(point, space)
+    return nearest_point(resolve_config(None, config_file=path).recommended, space)
 
 
 def _from_run(run: Run, plan: SweepPlan) -> WarmStart:
     space = plan.config.search_space
-    adoptable = [trial for trial in run.front.trials if exact_point(trial.config, space) is not None]
-    adopted = (
-        [_adopt(trial, run, plan) for trial in adoptable if _has_ended(trial)] if _same(run, plan) else []
-    )
+    is_same = _is_same(run, plan)
+    adopted = [
+        _adopt(trial, run, plan)
+        for trial in run.front.trials
+        if is_same and _has_ended(trial) and exact_point(trial.config, space) is not None
+    ]
     taken = {str(trial.adopted_from).rpartition("/")[2] for trial in adopted}
     points = [
         nearest_point(trial.config, space)
@@ -83,10 +84,10 @@ def _from_run(run: Run, plan: SweepPlan) -> WarmStart:
     ]
     numbered = [trial.model_copy(update={"trial_id": f"w{n:04d}"}) for n, trial in enumerate(adopted, 1)]
     base = run.base if numbered and _serves(run.base, plan) else None
-    return WarmStart(points, [*_baseline(run, plan), *numbered], base)
+    return WarmStart(points, [*(_baseline(run, plan) if is_same else ()), *numbered], base)
 
 
-def _same(run: Run, plan: SweepPlan) -> bool:
+def _is_same(run: Run, plan: SweepPlan) -> bool:
     """Whether trials of an earlier run would come out the same here: model, data, resource, execution, kind of device."""
     config = plan.config
     facts = run.sweep.get("data") or {}
@@ -138,7 +139,7 @@ def _serves(record: Base | TrialRecord | None, plan: SweepPlan) -> bool:
 def _baseline(run: Run, plan: SweepPlan) -> list[TrialRecord]:
     full = run.full_trial
     config = plan.config.baseline_config()
-    wanted = plan.config.baseline.enabled and _same(run, plan) and _serves(full, plan)
+    wanted = plan.config.baseline.enabled and _serves(full, plan)
     if full is None or not wanted or full.status != "completed" or trial_config(full) != config:
         return []
     update = {"mlflow_run_id": None, "adopted_from": f"{run.front.name}/{BASELINE_ID}", "checkpoint": None}
