@@ -139,6 +139,7 @@ def _scheduling_text(config: Mapping[str, Any]) -> str:
         "pareto-asha": "Pareto-aware ASHA",
         "asha": "ASHA",
         "fifo": "no early stopping",
+        "hypervolume": "Thompson sampling by hypervolume",
         "tpe": "TPE (Optuna)",
         "random": "random sampling",
     }

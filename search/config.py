@@ -57,7 +57,7 @@ class SweepConfig(Settings):
     reduction_factor: int = Field(3, ge=2)
     rung_count: int = Field(3, ge=1, le=10)
     seed: int = Field(0, ge=0, lt=2**31)
-    sampler: Literal["tpe", "gp", "nsga2", "random", "grid"] = "tpe"
+    sampler: Literal["hypervolume", "tpe", "gp", "nsga2", "random", "grid"] = "hypervolume"
     scheduler: Literal["pareto-asha", "asha", "fifo"] = "pareto-asha"
     memory_budget: MemoryBytes | None = None
     time_budget: Seconds | None = None

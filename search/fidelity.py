@@ -88,14 +88,23 @@ class Constraint:
 class Extrapolate:
     """A stopped trial, or one under way, is shown with the loss that trials of its rank at its rung ended with.
 
-    While that is unknown, it is shown as `LeaveOut` does.
+    While that is unknown because too few have finished, all are shown with their losses at the first rung, where they
+    can be compared. Where too few went on from a later rung, the trials there are shown as `LeaveOut` does.
     """
 
     def show(self, observations: Sequence[Observation], full: int) -> list[Shown]:
         """See `Strategy`."""
         worst = _worst_loss(observations)
         expected = FinalLoss(observations)
+        if not expected.is_known:
+            return [self._at_first_rung(observation, worst) for observation in observations]
         return [self._show_one(observation, worst, expected) for observation in observations]
+
+    @staticmethod
+    def _at_first_rung(seen: Observation, worst: float | None) -> Shown:
+        if seen.state == "infeasible" or not seen.rungs or seen.memory_bytes is None:
+            return _plainly(seen, worst)
+        return Shown(seen.params, (seen.rungs[0][1], seen.memory_bytes))
 
     @staticmethod
     def _show_one(seen: Observation, worst: float | None, expected: "FinalLoss") -> Shown:
@@ -120,6 +129,11 @@ class FinalLoss:
             pairs = [(curve[examples], curve[max(curve)]) for curve in curves if examples in curve]
             if len(pairs) >= MIN_FINISHED:
                 self._matched[examples] = np.sort(np.array(pairs), axis=0).T
+
+    @property
+    def is_known(self) -> bool:
+        """Whether so many trials have finished that something can be said."""
+        return bool(self._matched)
 
     def __call__(self, seen: Observation) -> float | None:
         """The expected final loss in nats; None before the first rung or where too few trials have gone on."""

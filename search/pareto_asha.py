@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -11,6 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from search.rung import Report, Rung
 from search.rung_state import load_rung, rung_state
+from search.rung_trust import tells
 
 
 class PastReport(NamedTuple):
@@ -36,15 +38,20 @@ class ParetoAsha(TrialScheduler):
     A trial that reports at a rung goes on if it is among the best 1 / ``reduction_factor`` of those seen there so far,
     rounded down (`Rung.best`). Otherwise it is paused, and its worker takes another trial: none waits for a rung to fill.
     When a worker is free and the rung's picture has changed so far that a paused trial belongs to the best, it goes on
-    from its checkpoint before anything new is started (ASHA's promotion, arXiv 1810.05934, algorithm 2). The untouched
-    model competes, too: a trial that is no better than it within noise is not on the front, however small. When nothing
-    new is to come (`expect_no_more`), every rung from which nobody went on sends its best one, so that the smallest sweep
-    completes a trial, and then the paused trials end.
+    from its checkpoint before anything new is started (ASHA's promotion, arXiv 1810.05934, algorithm 2).
+
+    Unlike in the papers, a rung after the first decides only once it has proven that its losses are in the order of those
+    at the next one (`tells`); until then it lets everybody go on. With ``patient=False`` all rungs decide from the start.
+
+    The untouched model competes, too: a trial that is no better than it within noise is not on the front, however small.
+    When nothing new is to come (`expect_no_more`), every rung from which nobody went on sends its best one, so that the
+    smallest sweep completes a trial, and then the paused trials end.
 
     Args:
         rungs: numbers of examples, ascending; at the last one nothing is left to decide.
         reduction_factor: eta in the papers.
         workers: how many trials run at once.
+        patient: whether a rung after the first has to prove itself.
         past: reports of earlier launches. Their trials can be promoted, too: `revive` names them.
         base: the untouched model in no memory, if an earlier launch evaluated it; else a trial's result tells.
         resolution: relative difference of memory below which two trials need the same.
@@ -57,22 +64,26 @@ class ParetoAsha(TrialScheduler):
         reduction_factor: int,
         *,
         workers: int = 1,
+        patient: bool = True,
         past: Sequence[PastReport] = (),
         base: Report | None = None,
         resolution: float = 0.01,
         exempt: Callable[[Any], bool] = lambda trial: False,
     ) -> None:
         super().__init__()
-        self._workers, self._exempt = workers, exempt
-        self._rungs = {examples: Rung(examples, reduction_factor, resolution) for examples in rungs[:-1]}
+        self._workers, self._exempt, self._patient = workers, exempt, patient
+        self._rungs = {examples: Rung(examples, reduction_factor, resolution) for examples in rungs}
+        self._deciding = set(rungs[:1] if patient else rungs[:-1])
         self._paused: dict[
             str, tuple[int, Any]
         ] = {}  # where, and the Tune trial (None: of an earlier launch)
         self._active: set[str] = set()
+        self._full = rungs[-1]
         self._is_restored = False
         self._expects_no_more = False
         for report in past:
             self._remember(report)
+        self._judge_rungs()
         if base is not None:
             self._know_base(base)
 
@@ -85,6 +96,15 @@ class ParetoAsha(TrialScheduler):
             rung.promoted.add(past.trial_id)
         elif past.then == "paused":
             self._paused[past.trial_id] = past.examples, None
+
+    def _judge_rungs(self) -> None:
+        """Find out anew which rungs decide."""
+        if self._patient:
+            later_ones = list(self._rungs.values())[1:]
+            self._deciding -= {rung.examples for rung in later_ones}
+            self._deciding |= {
+                rung.examples for rung, next_one in pairwise(later_ones) if tells(rung, next_one)
+            }
 
     def _know_base(self, nothing: Report) -> None:
         for rung in self._rungs.values():
@@ -113,7 +133,8 @@ class ParetoAsha(TrialScheduler):
             return str(TrialScheduler.CONTINUE)
         name = trial_name(trial)
         rung.add(name, report_of(result))
-        if name in self._candidates(rung):
+        self._judge_rungs()
+        if rung.examples == self._full or name in self._candidates(rung):
             rung.promoted.add(name)
             return str(TrialScheduler.CONTINUE)
         self._paused[name] = rung.examples, trial
@@ -171,6 +192,8 @@ class ParetoAsha(TrialScheduler):
         return None
 
     def _candidates(self, rung: Rung) -> list[str]:
+        if rung.examples not in self._deciding:
+            return rung.newest
         return rung.single_best if self._expects_no_more and not rung.promoted else rung.best
 
     def expect_no_more(self) -> None:
@@ -219,6 +242,7 @@ class ParetoAsha(TrialScheduler):
         state = json.loads(Path(checkpoint_path).read_text(encoding="utf-8"))
         for examples, rung in self._rungs.items():
             load_rung(rung, state["rungs"][str(examples)])
+        self._judge_rungs()
         self._paused = {name: (examples, None) for name, examples in state["paused"].items()}
         self._active = set(state["active"])
         self._is_restored = True

@@ -70,7 +70,7 @@ class Rung:
     @property
     def best(self) -> list[str]:
         """The trials worth going on with, best first: one in ``reduction_factor`` of the newest, rounded down."""
-        return self._ordered()[: self._compared // self.reduction_factor]
+        return self._ordered()[: min(len(self.reports), WINDOW) // self.reduction_factor]
 
     @property
     def single_best(self) -> list[str]:
@@ -78,13 +78,14 @@ class Rung:
         return self._ordered()[:1]
 
     @property
-    def _compared(self) -> int:
-        return min(len(self.reports), WINDOW)
+    def newest(self) -> list[str]:
+        """The trials that are compared, the latest last."""
+        return list(islice(reversed(self.reports), WINDOW))[::-1]
 
     def _ordered(self) -> list[str]:
         if self._best is None:
-            newest = list(islice(reversed(self.reports), WINDOW))[::-1]
-            count = max(1, self._compared // self.reduction_factor)
+            newest = self.newest
+            count = max(1, len(newest) // self.reduction_factor)
             reports = [self.reports[name] for name in newest]
             self._best = [newest[index] for index in ranked(reports, self.resolution, count, self.nothing)]
         return self._best

@@ -31,7 +31,7 @@ SWEEP_YAML: dict[str, Any] = {
     "reduction_factor": 3,
     "rung_count": 3,
     "seed": 0,
-    "sampler": "tpe",
+    "sampler": "hypervolume",
     "scheduler": "asha",
     "memory_budget": 2 * GIB,
     "time_budget": None,

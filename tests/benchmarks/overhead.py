@@ -9,7 +9,8 @@ Seconds are CPU seconds of the calling thread.
 1. *A sweep*: the simulator of `tests.benchmarks.replay` with 10,000 trials on 1,000 virtual workers on a made-up table.
    Ours is Pareto-ASHA, theirs Ray's ASHA on the loss; both sample at random, so that the runs differ by their schedulers.
    A decision is one call of `on_trial_result`, `choose_trial_to_run` is listed apart (Ray's walks over all trials).
-2. *Suggestions* of TPE, ours and Ray's OptunaSearch, with 100, 1000 and 10,000 finished trials in the study, in memory.
+2. *Suggestions* of our default sampler and of Ray's OptunaSearch (TPE), with 100, 1000 and 10,000 finished trials in the
+   study, in memory.
 """
 
 import argparse
@@ -228,7 +229,7 @@ def main() -> None:
             found = alternate(arguments.repeats, "suggestions", table_path, str(finished))
             for figure in ("median_ms", "first_ms"):
                 values = {side: [run[figure] for run in runs] for side, runs in found.items()}
-                rows.append((f"TPE suggestion at {finished} finished, {figure[:-3]}", values, "ms"))
+                rows.append((f"suggestion at {finished} finished, {figure[:-3]}", values, "ms"))
     numbers = report(rows)
     decision = numbers[0]["lorafront"]
     met = "met" if decision < TARGET_MICROSECONDS else "missed"

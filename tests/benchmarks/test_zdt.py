@@ -11,7 +11,7 @@ from tests.benchmarks.replay.rivals import random_search
 from tests.benchmarks.replay.simulator import Simulator
 from tests.benchmarks.replay.zdt import GIB, SPACE, Zdt, unit_point
 
-HORIZON_SECONDS = 3000.0
+HORIZON_SECONDS = 1500.0
 
 
 def config_at(*point: float) -> dict[str, float]:

@@ -172,7 +172,10 @@ def test_rungs_rise_by_the_reduction_factor_up_to_the_full_resource() -> None:
         ("execution.colour=red", "unknown setting 'execution.colour'; there are: plugin"),
         ("execution.plugin=zero3", "execution.plugin: Input should be 'ddp', 'zero1', .*, not 'zero3'"),
         ("execution.dtype=int8", "execution.dtype: "),
-        ("sampler=cma", "sampler: Input should be 'tpe', 'gp', 'nsga2', 'random' or 'grid', not 'cma'"),
+        (
+            "sampler=cma",
+            "sampler: Input should be 'hypervolume', 'tpe', 'gp', 'nsga2', 'random' or 'grid', not 'cma'",
+        ),
         ("scheduler=pbt", "scheduler: Input should be 'pareto-asha', 'asha' or 'fifo', not 'pbt'"),
         ("data=file.csv", "data: Input should be a valid dictionary .*, not 'file.csv'"),
         ("space=5", "space: Input should be a valid dictionary, not 5"),

@@ -58,8 +58,11 @@ class Tune:
         return decision
 
 
-def tune(workers: int = 2, past: list[PastReport] | None = None) -> Tune:
-    return Tune(ParetoAsha((16, 48, 144), 3, workers=workers, past=past or [], exempt=is_baseline))
+def tune(workers: int = 2, past: list[PastReport] | None = None, patient: bool = True) -> Tune:
+    scheduler = ParetoAsha(
+        (16, 48, 144), 3, workers=workers, past=past or [], exempt=is_baseline, patient=patient
+    )
+    return Tune(scheduler)
 
 
 def reported(sweep: Tune, *measured: tuple[float, float], first: int = 1) -> list[FakeTrial]:
@@ -145,6 +148,51 @@ def test_those_who_are_among_the_best_go_on_however_many_went_before() -> None:
     sweep = tune(workers=100)
     decisions = [sweep.report(sweep.start(f"t{n}"), 16, 3.0 - n / 10, 900) for n in range(9)]
     assert [n for n, decision in enumerate(decisions) if decision == CONTINUE] == list(range(2, 9))
+
+
+def at_48(sweep: Tune, number: int, loss: float, final: float | None = None) -> str:
+    """A trial that the first rung lets go on, as it is better there than all before; and its decision at the next."""
+    trial = sweep.start(f"t{number:02d}")
+    sweep.report(trial, 16, 9.0 - number / 100, 900)
+    decision = sweep.report(trial, 48, loss, 900)
+    if decision == CONTINUE and final is not None:
+        sweep.report(trial, 144, final, 900)
+    return decision
+
+
+@pytest.mark.parametrize(("order", "then"), [(1, PAUSE), (-1, CONTINUE)])
+def test_a_later_rung_decides_once_it_has_proven_that_it_tells(order: int, then: str) -> None:
+    sweep = tune(workers=100)
+    losses = [4.0 + (7 * number % 10) / 10 for number in range(10)]
+    decisions = [at_48(sweep, number, loss, order * loss) for number, loss in enumerate(losses)]
+    assert decisions[:5] == [CONTINUE] * 5  # too few to prove anything
+    assert at_48(sweep, 10, 8.0) == then
+    assert at_48(sweep, 11, 1.0) == CONTINUE
+
+
+def test_without_patience_every_rung_decides_from_the_start() -> None:
+    sweep = tune(workers=100, patient=False)
+    assert [at_48(sweep, number, 4.0 + number) for number in range(4)] == [PAUSE] * 4
+    patient = tune(workers=100)
+    assert [at_48(patient, number, 4.0 + number) for number in range(4)] == [CONTINUE] * 4
+
+
+def test_what_a_rung_has_proven_is_not_forgotten(tmp_path: Path) -> None:
+    """Neither by a later launch nor by what was saved and restored."""
+    whole = tune(workers=100)
+    losses = [4.0 + (7 * number % 10) / 10 for number in range(10)]
+    for number, loss in enumerate(losses):
+        at_48(whole, number, loss, loss)
+    past = [
+        PastReport(name, examples, report, "went on")
+        for examples, rung in whole.scheduler._rungs.items()
+        for name, report in rung.reports.items()
+    ]
+    whole.scheduler.save(str(tmp_path / "state"))
+    restored = tune(workers=100)
+    restored.scheduler.restore(str(tmp_path / "state"))
+    for sweep in (whole, restored, tune(workers=100, past=past)):
+        assert at_48(sweep, 10, 8.0) == PAUSE
 
 
 @pytest.mark.parametrize(("is_known", "best"), [(True, ["t1", "t2"]), (False, ["t1", "t3"])])

@@ -11,7 +11,7 @@ from search.errors import InputError
 from search.sampler import OptunaSearcher, forget_unfinished, open_study
 from trainables.settings import ExecutionSettings, TrialConfig, TrialSpec
 
-SAMPLERS = ["tpe", "gp", "nsga2", "random", "grid"]
+SAMPLERS = ["hypervolume", "tpe", "gp", "nsga2", "random", "grid"]
 FINITE = [
     "space.learning_rate=[2e-4,1e-3,2e-3]",
     "space.alpha_ratio=[1,2]",
@@ -98,7 +98,7 @@ def test_grid_needs_a_finite_space_and_says_which_dimension_is_not() -> None:
     assert "alpha_ratio" not in str(error.value)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "grid"])
+@pytest.mark.parametrize("sampler", ["hypervolume", "tpe", "nsga2", "random", "grid"])
 def test_a_finite_space_is_used_up_to_the_last_config(sampler: str) -> None:
     search = searcher(resolve_config(None, overrides=[f"sampler={sampler}", "trials=50", *TWELVE]))
     configs = run(search, 12)
@@ -186,7 +186,7 @@ def test_a_paused_trial_is_told_when_it_ends_with_what_it_had_reported() -> None
     assert [examples for examples, _ in left.user_attrs["rungs"]] == [16]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["hypervolume", "tpe", "nsga2", "random"])
 def test_a_resumed_sweep_goes_on_as_if_undisturbed(tmp_path: Path, sampler: str) -> None:
     config = sweep("trials=12", sampler=sampler)
     undisturbed = run(searcher(config), 12)

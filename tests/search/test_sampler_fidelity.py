@@ -64,9 +64,16 @@ def test_extrapolation_keeps_the_order_at_a_rung() -> None:
     assert ends == sorted(ends, key=lambda end: end or 0.0)
 
 
-def test_too_few_finished_trials_or_an_unknown_rung_leave_a_trial_out() -> None:
+def test_while_too_few_have_finished_all_are_compared_at_the_first_rung() -> None:
     assert len(FOUR) == MIN_FINISHED
-    assert show("extrapolate", *FOUR[:3], stopped(4, 5.1))[-1].values is None
+    silent = Observation(5, {}, "running")
+    *three, twice, unknown = show("extrapolate", *FOUR[:3], stopped(4, 5.1, 48), silent)
+    assert [each.values for each in three] == [(seen.rungs[0][1], seen.memory_bytes) for seen in FOUR[:3]]
+    assert twice.values == (stopped(4, 5.1, 48).rungs[0][1], 10.0)
+    assert unknown == Shown({}, running=True)
+
+
+def test_an_unknown_rung_leaves_a_trial_out() -> None:
     assert show("extrapolate", *FOUR, stopped(4, 5.1, 48))[-1].values is None
     assert show("extrapolate", *FOUR, stopped(4, 5.1))[-1].values is not None
 
