@@ -133,7 +133,8 @@ class ParetoAsha(TrialScheduler):
             return str(TrialScheduler.CONTINUE)
         name = trial_name(trial)
         rung.add(name, report_of(result))
-        self._judge_rungs()
+        if rung is not next(iter(self._rungs.values())):  # the first has nothing to prove, and proves nothing
+            self._judge_rungs()
         if rung.examples == self._full or name in self._candidates(rung):
             rung.promoted.add(name)
             return str(TrialScheduler.CONTINUE)
