@@ -160,6 +160,12 @@ def at_48(sweep: Tune, number: int, loss: float, final: float | None = None) -> 
     return decision
 
 
+def all_promoted(sweep: Tune) -> list[str]:
+    """The paused trials that go on now, one after the other."""
+    chosen = iter(lambda: sweep.scheduler.choose_trial_to_run(sweep), None)
+    return [trial.config["spec"]["trial_id"] for trial in chosen]
+
+
 @pytest.mark.parametrize(("order", "then"), [(1, PAUSE), (-1, CONTINUE)])
 def test_a_later_rung_decides_once_it_has_proven_that_it_tells(order: int, then: str) -> None:
     sweep = tune(workers=100)
@@ -183,16 +189,22 @@ def test_what_a_rung_has_proven_is_not_forgotten(tmp_path: Path) -> None:
     losses = [4.0 + (7 * number % 10) / 10 for number in range(10)]
     for number, loss in enumerate(losses):
         at_48(whole, number, loss, loss)
+    assert at_48(whole, 10, 8.0) == PAUSE
     past = [
-        PastReport(name, examples, report, "went on")
+        PastReport(name, examples, report, "paused" if (name, examples) == ("t10", 48) else "went on")
         for examples, rung in whole.scheduler._rungs.items()
         for name, report in rung.reports.items()
     ]
     whole.scheduler.save(str(tmp_path / "state"))
     restored = tune(workers=100)
     restored.scheduler.restore(str(tmp_path / "state"))
-    for sweep in (whole, restored, tune(workers=100, past=past)):
-        assert at_48(sweep, 10, 8.0) == PAUSE
+    restored.trials = whole.trials
+    later = tune(workers=100, past=past)
+    assert later.scheduler.revive() is None
+    assert all_promoted(restored) == all_promoted(whole)
+    assert whole.scheduler.is_paused(whole.trials[10])
+    for sweep in (whole, restored, later):
+        assert at_48(sweep, 11, 8.0) == PAUSE
 
 
 @pytest.mark.parametrize(("is_known", "best"), [(True, ["t1", "t2"]), (False, ["t1", "t3"])])
