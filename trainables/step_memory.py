@@ -151,11 +151,11 @@ class TrainingStep:
         return self._at("head's backward", gradients, stack + self._final_saved(), logits=logits)
 
     def _embeddings_backward(self) -> PredictedMemory:
-        """If tied to the head: the embeddings' gradient and its sum with the head's, beside all gradients."""
+        """All gradients beside the hidden states'; if tied to the head, also the embeddings' own and its sum with the head's."""
         tied = self.layer_pass.arch.tie_word_embeddings
-        return self._at(
-            "embeddings' backward", self.state.gradients, 0, 2 * self._head_gradient() if tied else 0
-        )
+        entering = self.layer_pass.stream_bytes * self.layer_pass.tokens * self.layer_pass.arch.hidden_size
+        own = 2 * self._head_gradient() if tied else 0
+        return self._at("embeddings' backward", self.state.gradients, 0, entering + own)
 
     def _at(
         self, moment: str, gradients: int, activations: int, temporary: int = 0, logits: int = 0

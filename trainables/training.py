@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from search.errors import DivergedError, TrialError
 from trainables.adapters import adapter_tensors, lora_config, remove_adapter
@@ -57,6 +57,12 @@ def half_precision(spec: TrialSpec, device: torch.device) -> AbstractContextMana
     return nullcontext()
 
 
+def base_dtype(spec: TrialSpec) -> torch.dtype:
+    """The dtype that the base model is loaded in: fp32 where it is trained without the plugin's master weights."""
+    full_master = spec.kind == "full" and spec.execution.plugin == "ddp"
+    return torch.float32 if full_master else _DTYPES[spec.execution.dtype]
+
+
 class Training:
     """A trial in training: model with adapter, optimizer, schedule and data order, boosted by ColossalAI.
 
@@ -82,13 +88,13 @@ class Training:
         module = self._with_adapter(base)
         keeps_initial = spec.kind == "lora" and spec.config.init == "pissa"
         self.initial = {n: t.clone() for n, t in adapter_tensors(module).items()} if keeps_initial else None
-        self.head = SupervisedHead(module)
         optimizer = self._make_optimizer(module)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule())
         self.model, self.optimizer, _, _, self.scheduler = self.booster.boost(
             module, optimizer, lr_scheduler=scheduler
         )
         self.module = module
+        self.head = SupervisedHead(module)  # now, since the hybrid plugin exchanges the head when it boosts
         self.model.train()
 
     def _with_adapter(self, base: nn.Module) -> nn.Module:
@@ -184,11 +190,14 @@ class Training:
                 with self.autocast():
                     losses = token_losses(self.model, self.head, batch)
                 loss = losses.sum() / targets
-                self.booster.backward(loss, self.optimizer)
+                self._backward(loss)
             loss_sum += losses.detach().sum()
         if not self._checked_gradients:
             self._check_gradients()
         return loss_sum.item()
+
+    def _backward(self, loss: Tensor) -> None:
+        self.booster.backward(loss, self.optimizer)
 
     def _update(self) -> None:
         if not clips_by_itself(self.spec.execution):
