@@ -20,7 +20,8 @@ NORM_BACKWARD_COPIES = 5
 
 @dataclass(frozen=True)
 class PredictedMemory:
-    """Bytes on one device at the peak of a training step, by category; ``moment`` says when that is.
+    """Bytes on one device at the peak of a training step, by category; ``moment`` says when that is,
+    and ``operator`` after which ATen operator (None where the prediction is in closed form).
 
     ``base_weights`` are all weights that are not adapters. ``gradients`` include the flat copy in which DDP
     and ZeRO reduce them. ``optimizer_state`` includes fp32 master weights where the plugin keeps them.
@@ -36,11 +37,12 @@ class PredictedMemory:
     logits_and_loss: int
     temporary: int
     moment: str
+    operator: str | None = None
 
     @property
     def categories(self) -> dict[str, int]:
         """Bytes per category, in the order of the fields."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "moment"}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.type == "int" or field.type is int}
 
     @property
     def peak_bytes(self) -> int:

@@ -17,6 +17,7 @@ CATEGORIES = tuple(
 """The categories of `PredictedMemory`, in the order of a timeline's columns."""
 
 FORWARD, BACKWARD, UPDATE = "forward", "backward", "optimizer step"
+_LOSS_OPERATORS = ("log_softmax", "nll_loss")
 HOST = "host"  # not on the device, so not in a timeline
 
 
@@ -41,7 +42,7 @@ class Timeline:
     """Live bytes after every operator of a step.
 
     Attributes:
-        live: ``[operators, categories]`` int64.
+        live: ``[operators, categories]``, whole numbers.
         operators: their ATen names.
         phases: in order; the first starts at 0.
     """
@@ -55,6 +56,49 @@ class Timeline:
         """Number of operators per phase."""
         bounds = [phase.start for phase in self.phases] + [len(self.operators)]
         return tuple(end - start for start, end in zip(bounds, bounds[1:], strict=False))
+
+
+    def moment(self, operator: int) -> str:
+        """When in the step the ``operator``-th one ran, in words."""
+        index = max(i for i, phase in enumerate(self.phases) if phase.start <= operator)
+        name, start = self.phases[index].name, self.phases[index].start
+        if name == UPDATE:
+            return UPDATE
+        if any(part in self.operators[operator] for part in _LOSS_OPERATORS):
+            return "loss"
+        in_first_half = operator - start < self.phase_lengths[index] // 2
+        return f"{'last' if in_first_half == (name == BACKWARD) else 'first'} layers' {name}"
+
+
+class MisalignedError(ValueError):
+    """Two timelines are not of the same operators."""
+
+
+def extrapolate(low: Timeline, high: Timeline, share: float) -> Timeline:
+    """``low + share x (high - low)``, operator by operator: 0 gives ``low``, 1 ``high``.
+
+    Of two depths, the longer one's middle is left out of every phase: the first half of the shorter one's operators
+    is counted from the phase's start, the second from its end. What lies between them has no extremes, since from
+    layer to layer the live bytes change by a constant.
+
+    Raises:
+        MisalignedError: the operators differ.
+    """
+    names = [phase.name for phase in low.phases]
+    if names != [phase.name for phase in high.phases]:
+        raise MisalignedError("the phases differ")
+    index = np.concatenate(
+        [
+            np.r_[start : start + n // 2, start + m - (n - n // 2) : start + m]
+            for (_, start), n, m in zip(high.phases, low.phase_lengths, high.phase_lengths, strict=True)
+        ]
+    )
+    if any(n > m for n, m in zip(low.phase_lengths, high.phase_lengths, strict=True)) or low.operators != tuple(
+        high.operators[i] for i in index
+    ):
+        raise MisalignedError("the operators differ")
+    live = low.live + share * (high.live[index] - low.live)
+    return Timeline(live, low.operators, low.phases)
 
 
 class LifetimeCounter(LiveBytesCounter):

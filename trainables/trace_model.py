@@ -1,6 +1,6 @@
 """Llama models without weights, and operators as CUDA would choose them, for tracing on fake tensors."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.layer_memory import Device
+from trainables.plugin_memory import BLOCK_8BIT, MIN_8BIT_SIZE
 from trainables.settings import Architecture
 
 if TYPE_CHECKING:
@@ -78,6 +79,24 @@ class _Unpacked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         return torch.matmul(grad, torch.empty(ctx.shape, dtype=grad.dtype)), None, None
+
+
+class Adam8bit(torch.optim.Optimizer):
+    """What bitsandbytes' AdamW8bit keeps for each parameter, without its arithmetic."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        super().__init__(parameters, {"lr": 1e-3})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Create the moments that are missing."""
+        for parameter in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
+            size, state = parameter.numel(), self.state[parameter]
+            if state:
+                continue
+            blocks = -(-size // BLOCK_8BIT) if size >= MIN_8BIT_SIZE else 0
+            for moment in ("state1", "state2"):
+                state[moment] = torch.empty(size, dtype=torch.uint8 if blocks else torch.float32)
+                state[f"absmax{moment[-1]}"] = torch.empty(blocks)
 
 
 def pack_linears(model: nn.Module) -> None:

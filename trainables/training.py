@@ -26,6 +26,8 @@ from trainables.probe import MemoryProbe
 from trainables.settings import TrialSpec
 
 if TYPE_CHECKING:
+    from colossalai.booster.plugin.plugin_base import Plugin
+
     from trainables.data import PreparedData
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -84,7 +86,7 @@ class Training:
         torch.manual_seed(spec.seed)
         if device.type == "cuda":
             reset_cuda_peak(device)
-        self.booster = Booster(plugin=make_plugin(spec.execution))
+        self.booster = Booster(plugin=self._make_plugin())
         module = self._with_adapter(base)
         keeps_initial = spec.kind == "lora" and spec.config.init == "pissa"
         self.initial = {n: t.clone() for n, t in adapter_tensors(module).items()} if keeps_initial else None
@@ -96,6 +98,9 @@ class Training:
         self.module = module
         self.head = SupervisedHead(module)  # now, since the hybrid plugin exchanges the head when it boosts
         self.model.train()
+
+    def _make_plugin(self) -> "Plugin":
+        return make_plugin(self.spec.execution)
 
     def _with_adapter(self, base: nn.Module) -> nn.Module:
         execution = self.spec.execution
@@ -111,8 +116,10 @@ class Training:
                 )
             fuse_adapters(module)
         if execution.gradient_checkpointing:
-            # Not re-entrant: with a frozen embedding, re-entrant checkpoints leave adapters without gradients.
-            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            reentrant = execution.reentrant_checkpointing
+            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+            if reentrant and self.spec.kind == "lora":
+                module.enable_input_require_grads()  # else a frozen embedding leaves adapters without gradients
         if self.trainable_parameters(module) == 0:
             raise TrialError(f"nothing is trainable: no module matches {list(self.spec.target_modules)}")
         return module
@@ -124,6 +131,10 @@ class Training:
             from colossalai.nn.optimizer import HybridAdam  # the one optimizer that steps where states lie
 
             return HybridAdam(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        if self.spec.execution.optimizer == "adamw-8bit":
+            from bitsandbytes.optim import AdamW8bit
+
+            return AdamW8bit(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)  # type: ignore[no-any-return]
         return torch.optim.AdamW(
             parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -225,6 +236,8 @@ class Training:
         module: Any = self.module
         if self.spec.execution.gradient_checkpointing:
             module.gradient_checkpointing_disable()
+            if self.spec.execution.reentrant_checkpointing and self.spec.kind == "lora":
+                module.disable_input_require_grads()
         base = remove_adapter(module) if self.spec.kind == "lora" else module
         for parameter in base.parameters():
             parameter.grad = None

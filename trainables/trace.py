@@ -1,0 +1,163 @@
+"""Predicting the peak memory of training by tracing: the real loop's step on tensors without data, no GPU, no weights.
+
+A trace takes about a second, so a few small ones stand for all: of two depths, two ranks and two micro-batches. After
+any given operator the live bytes are a linear function of each of the three, so they are extrapolated operator by
+operator, and the peak is looked for afterwards. That is exact (tested against whole traces), also where another
+operator becomes the peak. `trainables.memory_model` predicts the same number in closed form, in microseconds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from trainables.layer_memory import Device
+from trainables.memory_model import Kind, check_possible, head_positions, per_device_batch
+from trainables.settings import Architecture, ExecutionSettings, TrialConfig, TrialSpec
+from trainables.step_memory import PredictedMemory
+
+if TYPE_CHECKING:
+    from trainables.trace_events import Timeline
+
+# In the first two layers and the last two all that lies between has its extremes, so both depths have four.
+_DEPTHS = 4, 5
+_RANKS = 8, 16
+_MICRO_BATCHES = 2, 4
+# What memory depends on; of the rest `_Request` has its own form.
+_EXECUTION = {
+    "plugin",
+    "dtype",
+    "devices_per_trial",
+    "gradient_checkpointing",
+    "reentrant_checkpointing",
+    "optimizer",
+}
+
+
+@dataclass(frozen=True)
+class _Request:
+    """All that a trace depends on and nothing else, so that requests can share one. Sizes are one device's."""
+
+    arch: Architecture
+    kind: Kind
+    targets: tuple[str, ...]
+    rank: int
+    dropout: bool
+    dora: bool
+    micro_batch: int
+    accumulates: bool
+    seq_len: int
+    positions: int
+    execution: ExecutionSettings
+    device: Device
+
+    def spec(self) -> TrialSpec:
+        """The trial to trace. Any dropout rate needs the same memory; rates and seeds do not matter."""
+        examples = self.micro_batch * (2 if self.accumulates else 1)
+        dropout = 0.1 if self.dropout else 0.0
+        return TrialSpec(
+            trial_id="trace",
+            kind=self.kind,
+            config=TrialConfig(
+                rank=self.rank, batch_size=examples, dropout=dropout, use_dora=self.dora
+            ),
+            execution=self.execution.model_copy(update={"micro_batch_size": self.micro_batch}),
+            target_modules=self.targets,
+            rungs=(examples,),
+            base_model_path="",
+        )
+
+
+def trace_peak(
+    arch: Architecture,
+    config: TrialConfig,
+    execution: ExecutionSettings,
+    *,
+    target_modules: tuple[str, ...],
+    seq_len: int,
+    kind: Kind = "lora",
+    supervised_fraction: float = 1.0,
+    device: Device = "cuda",
+) -> PredictedMemory:
+    """The peak memory of one device in a training step on micro-batches of full length, by tracing.
+
+    Arguments, result and what is not in the number are those of `trainables.memory_model.predict_peak`;
+    ``operator`` is the one after which the peak is reached. The first call imports torch and ColossalAI (seconds).
+    A new combination of target set, sequence length and execution takes a few traces; further ranks, micro-batches
+    and depths are arithmetic.
+
+    Raises:
+        InputError: as `predict_peak`.
+    """
+    check_possible(arch, config, execution, target_modules, seq_len, kind, supervised_fraction)
+    lora, per_device = kind == "lora", per_device_batch(config, execution)
+    micro_batch = execution.micro_batch(per_device)
+    quantize = execution.quantize and lora
+    request = _Request(
+        arch=arch,
+        kind=kind,
+        targets=target_modules if lora else (),
+        rank=config.rank if lora else _RANKS[0],
+        dropout=lora and config.dropout > 0,
+        dora=lora and config.use_dora,
+        micro_batch=micro_batch,
+        accumulates=per_device > micro_batch,
+        seq_len=seq_len,
+        positions=head_positions(seq_len, supervised_fraction),
+        execution=ExecutionSettings(**execution.model_dump(include=_EXECUTION), quantize=quantize),
+        device=device,
+    )
+    return _peak(request)
+
+
+@lru_cache(maxsize=4096)
+def _peak(request: _Request) -> PredictedMemory:
+    from trainables.trace_events import CATEGORIES
+
+    timeline = _timeline(request)
+    index = int(timeline.live.sum(1).argmax())
+    values = {name: round(float(v)) for name, v in zip(CATEGORIES, timeline.live[index], strict=True)}
+    return PredictedMemory(**values, moment=timeline.moment(index), operator=timeline.operators[index])
+
+
+def _timeline(request: _Request) -> "Timeline":
+    """From the traces at the corners, one dimension after the other."""
+
+    def ranks(request: _Request) -> "Timeline":
+        return _extrapolated(_RANKS, request.rank, lambda n: depths(replace(request, rank=n)))
+
+    def depths(request: _Request) -> "Timeline":
+        return _extrapolated(_DEPTHS, request.arch.num_layers, lambda n: _traced(_with_depth(request, n)))
+
+    return _extrapolated(
+        _MICRO_BATCHES, request.micro_batch, lambda n: ranks(replace(request, micro_batch=n))
+    )
+
+
+def _with_depth(request: _Request, layers: int) -> _Request:
+    return replace(request, arch=request.arch.model_copy(update={"num_layers": layers}))
+
+
+def _extrapolated(
+    corners: tuple[int, int], wanted: int, trace: Callable[[int], "Timeline"]
+) -> "Timeline":
+    """The timeline for ``wanted`` from those at the two corners; traced itself where they are no help."""
+    from trainables.trace_events import MisalignedError, extrapolate
+
+    low, high = corners
+    if wanted in corners or (corners is _DEPTHS and wanted < low):
+        return trace(wanted)
+    try:
+        return extrapolate(trace(low), trace(high), (wanted - low) / (high - low))
+    except MisalignedError:
+        return trace(wanted)
+
+
+@lru_cache(maxsize=256)
+def _traced(request: _Request) -> "Timeline":
+    from trainables.trace_step import StepShape, trace_step
+
+    shape = StepShape(
+        request.arch, request.arch.num_layers, request.seq_len, request.positions, request.device
+    )
+    return trace_step(request.spec(), shape)
