@@ -42,7 +42,11 @@ class PredictedMemory:
     @property
     def categories(self) -> dict[str, int]:
         """Bytes per category, in the order of the fields."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.type == "int" or field.type is int}
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.type == "int" or field.type is int
+        }
 
     @property
     def peak_bytes(self) -> int:

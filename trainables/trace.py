@@ -1,9 +1,10 @@
 """Predicting the peak memory of training by tracing: the real loop's step on tensors without data, no GPU, no weights.
 
-A trace takes about a second, so a few small ones stand for all: of two depths, two ranks and two micro-batches. After
-any given operator the live bytes are a linear function of each of the three, so they are extrapolated operator by
-operator, and the peak is looked for afterwards. That is exact (tested against whole traces), also where another
-operator becomes the peak. `trainables.memory_model` predicts the same number in closed form, in microseconds.
+After any given operator the live bytes are a linear function of depth, of rank and of the micro-batch. So models of 4
+and 5 layers are traced (under a second each), and all other depths, and all ranks and micro-batches but the first two
+that are asked for, are extrapolated operator by operator; the peak is looked for afterwards. That is exact (tested
+against whole traces), also where another operator becomes the peak. `trainables.memory_model` predicts the same number
+in closed form, in microseconds.
 """
 
 from collections.abc import Callable
@@ -17,12 +18,10 @@ from trainables.settings import Architecture, ExecutionSettings, TrialConfig, Tr
 from trainables.step_memory import PredictedMemory
 
 if TYPE_CHECKING:
-    from trainables.trace_events import Timeline
+    from trainables.timeline import Timeline
 
 # In the first two layers and the last two all that lies between has its extremes, so both depths have four.
 _DEPTHS = 4, 5
-_RANKS = 8, 16
-_MICRO_BATCHES = 2, 4
 # What memory depends on; of the rest `_Request` has its own form.
 _EXECUTION = {
     "plugin",
@@ -58,9 +57,7 @@ class _Request:
         return TrialSpec(
             trial_id="trace",
             kind=self.kind,
-            config=TrialConfig(
-                rank=self.rank, batch_size=examples, dropout=dropout, use_dora=self.dora
-            ),
+            config=TrialConfig(rank=self.rank, batch_size=examples, dropout=dropout, use_dora=self.dora),
             execution=self.execution.model_copy(update={"micro_batch_size": self.micro_batch}),
             target_modules=self.targets,
             rungs=(examples,),
@@ -83,8 +80,8 @@ def trace_peak(
 
     Arguments, result and what is not in the number are those of `trainables.memory_model.predict_peak`;
     ``operator`` is the one after which the peak is reached. The first call imports torch and ColossalAI (seconds).
-    A new combination of target set, sequence length and execution takes a few traces; further ranks, micro-batches
-    and depths are arithmetic.
+    A new target set, sequence length or execution takes two traces; so does the second rank, and the second
+    micro-batch. All others are arithmetic. Traces are kept in the cache folder.
 
     Raises:
         InputError: as `predict_peak`.
@@ -97,7 +94,7 @@ def trace_peak(
         arch=arch,
         kind=kind,
         targets=target_modules if lora else (),
-        rank=config.rank if lora else _RANKS[0],
+        rank=config.rank if lora else 1,
         dropout=lora and config.dropout > 0,
         dora=lora and config.use_dora,
         micro_batch=micro_batch,
@@ -112,7 +109,7 @@ def trace_peak(
 
 @lru_cache(maxsize=4096)
 def _peak(request: _Request) -> PredictedMemory:
-    from trainables.trace_events import CATEGORIES
+    from trainables.timeline import CATEGORIES
 
     timeline = _timeline(request)
     index = int(timeline.live.sum(1).argmax())
@@ -121,40 +118,65 @@ def _peak(request: _Request) -> PredictedMemory:
 
 
 def _timeline(request: _Request) -> "Timeline":
-    """From the traces at the corners, one dimension after the other."""
-
-    def ranks(request: _Request) -> "Timeline":
-        return _extrapolated(_RANKS, request.rank, lambda n: depths(replace(request, rank=n)))
-
-    def depths(request: _Request) -> "Timeline":
-        return _extrapolated(_DEPTHS, request.arch.num_layers, lambda n: _traced(_with_depth(request, n)))
-
-    return _extrapolated(
-        _MICRO_BATCHES, request.micro_batch, lambda n: ranks(replace(request, micro_batch=n))
+    return _along(
+        "micro_batch",
+        replace(request, rank=0),
+        request.micro_batch,
+        lambda micro_batch: _along(
+            "rank",
+            replace(request, micro_batch=micro_batch),
+            request.rank,
+            lambda rank: _deep(replace(request, micro_batch=micro_batch, rank=rank)),
+        ),
     )
 
 
-def _with_depth(request: _Request, layers: int) -> _Request:
-    return replace(request, arch=request.arch.model_copy(update={"num_layers": layers}))
+# The first two values that were traced, of each dimension and for all else being equal.
+_known: dict[tuple[str, _Request], list[int]] = {}
 
 
-def _extrapolated(
-    corners: tuple[int, int], wanted: int, trace: Callable[[int], "Timeline"]
-) -> "Timeline":
-    """The timeline for ``wanted`` from those at the two corners; traced itself where they are no help."""
-    from trainables.trace_events import MisalignedError, extrapolate
+def _along(dimension: str, request: _Request, wanted: int, at: Callable[[int], "Timeline"]) -> "Timeline":
+    """The timeline at ``wanted``: from those of two other values of ``dimension`` once there are two, else traced."""
+    from trainables.timeline import MisalignedError, extrapolate
 
-    low, high = corners
-    if wanted in corners or (corners is _DEPTHS and wanted < low):
-        return trace(wanted)
-    try:
-        return extrapolate(trace(low), trace(high), (wanted - low) / (high - low))
-    except MisalignedError:
-        return trace(wanted)
+    known = _known.setdefault((dimension, replace(request, **{dimension: 0})), [])  # type: ignore[arg-type]
+    if len(known) == 2 and wanted not in known:
+        low, high = known
+        try:
+            return extrapolate(at(low), at(high), (wanted - low) / (high - low))
+        except MisalignedError:
+            return at(wanted)
+    timeline = at(wanted)
+    if wanted not in known:
+        known.append(wanted)
+    return timeline
+
+
+def _deep(request: _Request) -> "Timeline":
+    """A model of any depth, from two shallow ones."""
+    from trainables.timeline import MisalignedError, extrapolate
+
+    layers, (low, high) = request.arch.num_layers, _DEPTHS
+    if layers > high:
+        try:
+            return extrapolate(_shallow(request, low), _shallow(request, high), layers - low)
+        except MisalignedError:
+            pass
+    return _shallow(request, layers)
+
+
+def _shallow(request: _Request, layers: int) -> "Timeline":
+    return _traced(replace(request, arch=request.arch.model_copy(update={"num_layers": layers})))
 
 
 @lru_cache(maxsize=256)
 def _traced(request: _Request) -> "Timeline":
+    from trainables.trace_cache import kept
+
+    return kept(repr(request), lambda: _trace(request))
+
+
+def _trace(request: _Request) -> "Timeline":
     from trainables.trace_step import StepShape, trace_step
 
     shape = StepShape(

@@ -1,7 +1,6 @@
 """What a traced step's live bytes did: every storage's lifetime, sorted into categories afterwards."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,15 +8,8 @@ import torch
 from torch import Tensor
 
 from trainables.memory import LiveBytesCounter
-from trainables.step_memory import PredictedMemory
+from trainables.timeline import BACKWARD, CATEGORIES, FORWARD, UPDATE, Phase, Timeline
 
-CATEGORIES = tuple(
-    field.name for field in fields(PredictedMemory) if field.name not in ("moment", "operator")
-)
-"""The categories of `PredictedMemory`, in the order of a timeline's columns."""
-
-FORWARD, BACKWARD, UPDATE = "forward", "backward", "optimizer step"
-_LOSS_OPERATORS = ("log_softmax", "nll_loss")
 HOST = "host"  # not on the device, so not in a timeline
 
 
@@ -28,77 +20,6 @@ class Lifetime(NamedTuple):
     death: int
     size_bytes: int
     category: str | None
-
-
-class Phase(NamedTuple):
-    """A part of the step; ``start`` is its first operator."""
-
-    name: str
-    start: int
-
-
-@dataclass(frozen=True)
-class Timeline:
-    """Live bytes after every operator of a step.
-
-    Attributes:
-        live: ``[operators, categories]``, whole numbers.
-        operators: their ATen names.
-        phases: in order; the first starts at 0.
-    """
-
-    live: np.ndarray
-    operators: tuple[str, ...]
-    phases: tuple[Phase, ...]
-
-    @property
-    def phase_lengths(self) -> tuple[int, ...]:
-        """Number of operators per phase."""
-        bounds = [phase.start for phase in self.phases] + [len(self.operators)]
-        return tuple(end - start for start, end in zip(bounds, bounds[1:], strict=False))
-
-
-    def moment(self, operator: int) -> str:
-        """When in the step the ``operator``-th one ran, in words."""
-        index = max(i for i, phase in enumerate(self.phases) if phase.start <= operator)
-        name, start = self.phases[index].name, self.phases[index].start
-        if name == UPDATE:
-            return UPDATE
-        if any(part in self.operators[operator] for part in _LOSS_OPERATORS):
-            return "loss"
-        in_first_half = operator - start < self.phase_lengths[index] // 2
-        return f"{'last' if in_first_half == (name == BACKWARD) else 'first'} layers' {name}"
-
-
-class MisalignedError(ValueError):
-    """Two timelines are not of the same operators."""
-
-
-def extrapolate(low: Timeline, high: Timeline, share: float) -> Timeline:
-    """``low + share x (high - low)``, operator by operator: 0 gives ``low``, 1 ``high``.
-
-    Of two depths, the longer one's middle is left out of every phase: the first half of the shorter one's operators
-    is counted from the phase's start, the second from its end. What lies between them has no extremes, since from
-    layer to layer the live bytes change by a constant.
-
-    Raises:
-        MisalignedError: the operators differ.
-    """
-    names = [phase.name for phase in low.phases]
-    if names != [phase.name for phase in high.phases]:
-        raise MisalignedError("the phases differ")
-    index = np.concatenate(
-        [
-            np.r_[start : start + n // 2, start + m - (n - n // 2) : start + m]
-            for (_, start), n, m in zip(high.phases, low.phase_lengths, high.phase_lengths, strict=True)
-        ]
-    )
-    if any(n > m for n, m in zip(low.phase_lengths, high.phase_lengths, strict=True)) or low.operators != tuple(
-        high.operators[i] for i in index
-    ):
-        raise MisalignedError("the operators differ")
-    live = low.live + share * (high.live[index] - low.live)
-    return Timeline(live, low.operators, low.phases)
 
 
 class LifetimeCounter(LiveBytesCounter):
@@ -142,7 +63,9 @@ class LifetimeCounter(LiveBytesCounter):
         self._recomputed[-1][1] = len(self.operators)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.prim.device.default:  # autograd asks for it all the time: half the time of a trace
+        if (
+            func is torch.ops.prim.device.default
+        ):  # autograd asks for it all the time: half the time of a trace
             return torch.device("cpu")
         return super().__torch_dispatch__(func, types, args, kwargs)
 
@@ -179,7 +102,9 @@ class LifetimeCounter(LiveBytesCounter):
 
     def _stepped(self) -> int:
         """The operator that steps the optimizer."""
-        return next((i for i, name in enumerate(self.operators) if "fused_adamw" in name), len(self.operators))
+        return next(
+            (i for i, name in enumerate(self.operators) if "fused_adamw" in name), len(self.operators)
+        )
 
     def timeline(self, logit_elements: int) -> Timeline:
         """What was counted. Tensors of ``logit_elements`` elements are those of the logits' shape."""

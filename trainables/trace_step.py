@@ -14,7 +14,8 @@ from trainables.batches import Batch
 from trainables.chat import TokenizedExample
 from trainables.layer_memory import Device
 from trainables.settings import Architecture, TrialSpec
-from trainables.trace_events import BACKWARD, FORWARD, HOST, UPDATE, LifetimeCounter, Timeline
+from trainables.timeline import BACKWARD, FORWARD, UPDATE, Timeline
+from trainables.trace_events import HOST, LifetimeCounter
 from trainables.trace_model import Adam8bit, kernels_of, meta_llama, pack_linears
 from trainables.trace_world import fake_world
 from trainables.training import Training, base_dtype
@@ -109,9 +110,7 @@ class TracedTraining(Training):
         with self.counter:
             self.counter.begin_phase(FORWARD)
             self.step_on([[0]] * (2 if accumulates else 1))
-        return self.counter.timeline(
-            self._micro_batch * self._shape.positions * self._shape.arch.vocab_size
-        )
+        return self.counter.timeline(self._micro_batch * self._shape.positions * self._shape.arch.vocab_size)
 
     def _innermost(self) -> torch.optim.Optimizer:
         optimizer: Any = self.optimizer

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from search.errors import DivergedError, TrialError
+from search.errors import DivergedError
 from trainables.adapters import adapter_tensors, lora_config, remove_adapter
 from trainables.batches import Batch, collate, longest_micro_batch, plan_rungs, split_micro
 from trainables.fused_adapters import fuse_adapters
+from trainables.guards import FirstBackwardGuard, check_base_dtype, check_trainable
 from trainables.losses import SupervisedHead, to_device, token_losses
 from trainables.memory import reset_cuda_peak
 from trainables.plugins import NO_SYNC_PLUGINS, clips_by_itself, make_plugin
@@ -59,10 +60,14 @@ def half_precision(spec: TrialSpec, device: torch.device) -> AbstractContextMana
     return nullcontext()
 
 
+def trains_fp32(spec: TrialSpec) -> bool:
+    """Whether the base model is loaded in fp32: where it is trained without the plugin's master weights."""
+    return spec.kind == "full" and spec.execution.plugin == "ddp"
+
+
 def base_dtype(spec: TrialSpec) -> torch.dtype:
-    """The dtype that the base model is loaded in: fp32 where it is trained without the plugin's master weights."""
-    full_master = spec.kind == "full" and spec.execution.plugin == "ddp"
-    return torch.float32 if full_master else _DTYPES[spec.execution.dtype]
+    """The dtype that the base model is loaded in."""
+    return torch.float32 if trains_fp32(spec) else _DTYPES[spec.execution.dtype]
 
 
 class Training:
@@ -82,7 +87,6 @@ class Training:
         self.plan = plan_rungs(len(data.train), spec.rungs, spec.config.batch_size, spec.seed, lengths)
         longest = longest_micro_batch(self.plan, lengths, self._micro_batch)
         self.probe = MemoryProbe(self, longest, accumulates=spec.config.batch_size > self._micro_batch)
-        self._checked_gradients = False
         torch.manual_seed(spec.seed)
         if device.type == "cuda":
             reset_cuda_peak(device)
@@ -98,6 +102,9 @@ class Training:
         self.module = module
         self.head = SupervisedHead(module)  # now, since the hybrid plugin exchanges the head when it boosts
         self.model.train()
+        self._guard: FirstBackwardGuard | None = FirstBackwardGuard(
+            module, spec.execution.gradient_checkpointing
+        )
 
     def _make_plugin(self) -> "Plugin":
         return make_plugin(self.spec.execution)
@@ -109,19 +116,14 @@ class Training:
             module = self.booster.enable_lora(
                 base, lora_config=lora_config(self.spec), quantize=execution.quantize
             )
-            wrong = [n for n, p in module.named_parameters() if p.requires_grad and "lora_" not in n]
-            if wrong:
-                raise TrialError(
-                    f"parameters outside the adapter are trainable: {wrong[0]} and {len(wrong) - 1} more"
-                )
+            check_trainable(module, self.spec.target_modules)
+            check_base_dtype(module, base_dtype(self.spec))
             fuse_adapters(module)
         if execution.gradient_checkpointing:
             reentrant = execution.reentrant_checkpointing
             module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
             if reentrant and self.spec.kind == "lora":
                 module.enable_input_require_grads()  # else a frozen embedding leaves adapters without gradients
-        if self.trainable_parameters(module) == 0:
-            raise TrialError(f"nothing is trainable: no module matches {list(self.spec.target_modules)}")
         return module
 
     def _make_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
@@ -157,7 +159,7 @@ class Training:
 
         Raises:
             DivergedError: the loss is not finite.
-            TrialError: adapter parameters get no gradient.
+            TrialError: one of `trainables.guards`.
         """
         batches = self.plan[self.progress.rung]
         self.probe.before_rung(batches)
@@ -203,8 +205,9 @@ class Training:
                 loss = losses.sum() / targets
                 self._backward(loss)
             loss_sum += losses.detach().sum()
-        if not self._checked_gradients:
-            self._check_gradients()
+        if self._guard is not None:
+            guard, self._guard = self._guard, None
+            guard.check(len(batches))
         return loss_sum.item()
 
     def _backward(self, loss: Tensor) -> None:
@@ -217,22 +220,11 @@ class Training:
         self.scheduler.step()
         self.optimizer.zero_grad()
 
-    def _check_gradients(self) -> None:
-        """After the first backward: a trainable parameter without gradient trains nothing, silently."""
-        self._checked_gradients = True
-        if clips_by_itself(
-            self.spec.execution
-        ):  # ZeRO keeps gradients in its own buckets, not on the parameters
-            return
-        without = [n for n, p in self.module.named_parameters() if p.requires_grad and p.grad is None]
-        if without:
-            raise TrialError(
-                f"{len(without)} trainable parameters got no gradient, the first is {without[0]}"
-            )
-
     def close(self) -> nn.Module:
         """End the training; returns the base model as it was before (but for PiSSA, which changes it)."""
         self.head.remove()
+        if self._guard is not None:
+            self._guard.remove()
         module: Any = self.module
         if self.spec.execution.gradient_checkpointing:
             module.gradient_checkpointing_disable()
