@@ -93,8 +93,8 @@ def _counterparts(low: tuple[str, ...], high: tuple[str, ...]) -> np.ndarray:
     if low == high:
         return np.arange(len(low))
     shifts = np.zeros(len(low) + 1, dtype=np.int64)
-    for position, length in _insertions(low, high):
-        shifts[max(0, position - 2 * length)] += length
+    for start, length in _insertions(low, high):
+        shifts[start] += length
     index: np.ndarray = np.arange(len(low)) + shifts.cumsum()[:-1]
     if len(low) and (index[-1] >= len(high) or low != tuple(high[i] for i in index)):
         raise MisalignedError("the operators differ")
@@ -102,20 +102,25 @@ def _counterparts(low: tuple[str, ...], high: tuple[str, ...]) -> np.ndarray:
 
 
 def _insertions(low: tuple[str, ...], high: tuple[str, ...]) -> Iterator[tuple[int, int]]:
-    """Where, counted in ``low``, ``high`` has more, and how much: found at the end of each repeated pattern."""
+    """Where, counted in ``low``, ``high`` has more, and how much.
+
+    A difference is seen where a pattern ends in ``low`` and is repeated once more in ``high``; the place is then two
+    repetitions earlier.
+    """
     position = shift = 0
-    while position < len(low):
-        wanted = low[position : position + _WINDOW]
-        lengths = range(len(high) - position - shift - len(wanted) + 1)
-        found = (
-            n for n in lengths if high[position + shift + n : position + shift + n + len(wanted)] == wanted
-        )
-        length = 0 if low[position] == high[min(position + shift, len(high) - 1)] else next(found, None)
+    while position + shift < len(high):
+        if position < len(low) and low[position] == high[position + shift]:
+            position += 1
+            continue
+        lengths = range(1, len(high) - position - shift + 1)
+        length = next((n for n in lengths if _explains(low, high, position, shift, n)), None)
         if length is None:
             raise MisalignedError("the operators differ")
-        if length:
-            yield position, length
+        yield position - 2 * length, length
         shift += length
-        position += 1
-    if len(high) > position + shift:
-        yield position, len(high) - position - shift
+
+
+def _explains(low: tuple[str, ...], high: tuple[str, ...], position: int, shift: int, length: int) -> bool:
+    """Whether both go on alike if ``high`` has ``length`` more, be it here or two repetitions earlier."""
+    start, end = position - 2 * length, position + _WINDOW
+    return start >= 0 and low[start:end] == high[start + shift + length : min(end, len(low)) + shift + length]

@@ -139,6 +139,8 @@ def _along(dimension: str, request: _Request, wanted: int, at: Callable[[int], "
     """The timeline at ``wanted``: from those of two other values of ``dimension`` once there are two, else traced."""
     from trainables.timeline import MisalignedError, extrapolate
 
+    if dimension == "rank" and request.execution.optimizer == "adamw-8bit":
+        return at(wanted)  # small tensors keep fp32 moments, so bytes are no linear function of the rank
     known = _known.setdefault((dimension, replace(request, **{dimension: 0})), [])  # type: ignore[arg-type]
     if len(known) == 2 and wanted not in known:
         low, high = known

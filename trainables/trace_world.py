@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map
 
+# Where torch keeps what it knows of process groups.
+_GROUP_TABLES = ("_pg_map", "_pg_names", "_pg_group_ranks", "_pg_backend_config", "_tags_to_pg", "_pg_to_tag")
 _FIRST_GROUP_NAME = 1_000_000  # apart from the names of the process's real groups
 
 
@@ -54,13 +56,17 @@ def fake_process_group(devices: int) -> Iterator[None]:
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     world = c10d._World()
-    world.group_count = _FIRST_GROUP_NAME
-    with patch.object(c10d, "_world", world), patch.object(SingletonMeta, "_instances", {}):
+    tables = {name: {} for name in _GROUP_TABLES}
+    with (
+        patch.multiple(c10d, _world=world, _group_count=_FIRST_GROUP_NAME, **tables),
+        patch.object(SingletonMeta, "_instances", {}),
+    ):
         dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=devices)
         try:
             yield
-        finally:
-            dist.destroy_process_group()
+        finally:  # not destroyed, as torch would then forget the real groups' names, too
+            for name in c10d._pg_names.values():
+                c10d._unregister_process_group(name)
 
 
 def _pretended_gpu() -> Any:
