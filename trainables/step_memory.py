@@ -157,7 +157,7 @@ class TrainingStep:
         return self._at("head's backward", gradients, stack + self._final_saved(), logits=logits)
 
     def _embeddings_backward(self) -> PredictedMemory:
-        """All gradients beside the hidden states'; if tied to the head, also the embeddings' own and its sum with the head's."""
+        """All gradients beside the hidden states'; if tied to the head, the embeddings' own and the sum of both, too."""
         tied = self.layer_pass.arch.tie_word_embeddings
         entering = self.layer_pass.stream_bytes * self.layer_pass.tokens * self.layer_pass.arch.hidden_size
         own = 2 * self._head_gradient() if tied else 0

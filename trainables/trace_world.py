@@ -56,9 +56,10 @@ def fake_process_group(devices: int) -> Iterator[None]:
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     world = c10d._World()
-    tables = {name: {} for name in _GROUP_TABLES}
+    tables: dict[str, Any] = {name: {} for name in _GROUP_TABLES}
+    tables |= {"_world": world, "_group_count": _FIRST_GROUP_NAME}
     with (
-        patch.multiple(c10d, _world=world, _group_count=_FIRST_GROUP_NAME, **tables),
+        patch.multiple(c10d, **tables),
         patch.object(SingletonMeta, "_instances", {}),
     ):
         dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=devices)

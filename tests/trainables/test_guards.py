@@ -70,7 +70,7 @@ def test_reentrant_checkpoints_of_frozen_embeddings_leave_adapters_without_gradi
     with (
         patch.object(PreTrainedModel, "enable_input_require_grads", lambda self: None),
         patch.object(PreTrainedModel, "disable_input_require_grads", lambda self: None),
-        pytest.raises((TrialError, RuntimeError), match="no gradient|does not require grad"),
+        pytest.raises((TrialError, RuntimeError), match=r"no gradient|does not require grad"),
     ):
         train(worker, folder, gradient_checkpointing=True, reentrant_checkpointing=True)
 

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,9 +40,8 @@ REENTRANT = CHECKPOINTING | {"reentrant_checkpointing": True}
 
 
 @pytest.fixture(autouse=True)
-def empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def empty_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORAFRONT_CACHE", str(tmp_path_factory.getbasetemp() / "traces"))
-    yield
 
 
 def forget() -> None:
@@ -209,7 +207,9 @@ def test_traces_that_do_not_align_are_replaced_by_whole_ones(monkeypatch: pytest
 def test_closed_form_is_within_half_a_percent_of_the_trace(arch: Architecture, case: dict[str, Any]) -> None:
     # Measured: at most 0.11 % but for DoRA (0.4 %); re-entrant checkpoints the closed form does not know.
     training = Case(arch, **{"seq_len": 1024, "supervised": 1000, "device": "cuda"} | case)
-    assert training.predict(predict_peak).peak_bytes == pytest.approx(training.predict().peak_bytes, rel=0.005)
+    assert training.predict(predict_peak).peak_bytes == pytest.approx(
+        training.predict().peak_bytes, rel=0.005
+    )
 
 
 @pytest.mark.slow
@@ -227,7 +227,9 @@ def test_thousands_of_configs_cost_seconds_once_traced() -> None:
     for rank, batch in ((4, 2), (8, 2), (4, 4), (8, 4)):
         training.predict(config={"rank": rank, "batch_size": batch})
     started = time.perf_counter()
-    peaks = {training.predict(config={"rank": r, "batch_size": b}) for r in range(1, 61) for b in range(1, 11)}
+    peaks = {
+        training.predict(config={"rank": r, "batch_size": b}) for r in range(1, 61) for b in range(1, 11)
+    }
     assert len(peaks) == 600
     assert time.perf_counter() - started < 10
 
@@ -258,7 +260,8 @@ def test_more_of_anything_needs_no_less() -> None:
     assert peak(supervised=4) < peak()
     full = {"kind": "full", "batch_size": 8}
     one, two, four = (
-        peak(**full, execution={"plugin": "zero2", "devices_per_trial": n, "micro_batch_size": 2}) for n in (1, 2, 4)
+        peak(**full, execution={"plugin": "zero2", "devices_per_trial": n, "micro_batch_size": 2})
+        for n in (1, 2, 4)
     )
     assert four < two < one
 
@@ -268,10 +271,16 @@ def test_more_of_anything_needs_no_less() -> None:
     ("changes", "message"),
     [
         ({"seq_len": 0}, "sequence length 0"),
-        ({"rank": 4096}, "rank 4096 is beyond every targeted module of this model: use at most 160|at most 64"),
+        (
+            {"rank": 4096},
+            "rank 4096 is beyond every targeted module of this model: use at most 160|at most 64",
+        ),
         ({"targets": ("c_attn",)}, "'c_attn' is not a linear module of a Llama layer"),
         ({"targets": ()}, "train nothing"),
-        ({"batch_size": 4, "execution": {"devices_per_trial": 7}}, "7 devices cannot share a batch of 4 examples"),
+        (
+            {"batch_size": 4, "execution": {"devices_per_trial": 7}},
+            "7 devices cannot share a batch of 4 examples",
+        ),
     ],
 )
 def test_impossible_things_are_one_clear_line(how: Any, changes: dict[str, Any], message: str) -> None:
@@ -293,7 +302,9 @@ def test_tracing_leaves_the_process_as_it_was() -> None:
         attention, random = AttentionInterface._global_mapping["sdpa"], torch.get_rng_state()
         dropout = torch.nn.functional.dropout
         forget()
-        Case(NARROW, device="cuda", dropout=0.1, execution={"plugin": "zero2", "devices_per_trial": 2}).predict()
+        Case(
+            NARROW, device="cuda", dropout=0.1, execution={"plugin": "zero2", "devices_per_trial": 2}
+        ).predict()
         assert dist.group.WORLD is group
         assert get_accelerator() is accelerator
         assert AttentionInterface._global_mapping["sdpa"] is attention
