@@ -154,6 +154,7 @@ def _along(dimension: str, request: _Request, wanted: int, at: Callable[[int], "
     return timeline
 
 
+@lru_cache(maxsize=256)
 def _deep(request: _Request) -> "Timeline":
     """A model of any depth, from two shallow ones."""
     from trainables.timeline import MisalignedError, extrapolate
