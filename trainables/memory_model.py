@@ -43,12 +43,14 @@ def predict_peak(
 ) -> PredictedMemory:
     """The peak memory of one device in a training step on micro-batches of full length.
 
-    Assumes what the training loop does: fused AdamW; the head only at supervised positions, a
-    ``supervised_fraction`` of all; scaled-dot-product attention without a mask; no key-value cache; Adam's
+    Assumes what the training loop does: fused AdamW (or bitsandbytes' 8-bit one); the head only at supervised
+    positions, a ``supervised_fraction`` of all; scaled-dot-product attention without a mask; no key-value cache; Adam's
     states exist (the second step or later). With the ``ddp`` plugin adapters are fp32, and full fine-tuning
     trains fp32 weights under autocast; the other plugins train weights of ``execution.dtype`` with fp32
-    master copies. Not in the number: allocator rounding and fragmentation, CUDA context, NCCL and cuBLAS
-    workspaces.
+    master copies. Checkpoints count as not re-entrant (re-entrant ones need up to
+    half a percent more; `trainables.trace` knows them). Not in the number, nor in a trace: the allocator's rounding (to
+    512 bytes) and fragmentation, CUDA context, NCCL buffers, cuBLAS workspaces, and what the attention kernel
+    allocates inside its backward pass; see `search.device_memory`.
 
     Raises:
         InputError: as `check_possible`.

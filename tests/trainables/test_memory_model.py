@@ -187,7 +187,8 @@ def test_zero_keeps_adapters_in_bf16_and_shards_their_state() -> None:
         ).peak_bytes
         for plugin in ("ddp", "hybrid", "zero1", "zero2", "zero2-offload")
     ]  # fmt: skip
-    assert full == sorted(full, reverse=True)
+    assert full[1:] == sorted(full[1:], reverse=True)
+    assert full[0] > full[2]  # the hybrid plugin shards nothing, and takes the gradients' norm in fp64
     assert min(full) > 2 * 8_030_261_248
 
 
