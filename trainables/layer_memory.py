@@ -128,8 +128,8 @@ class LayerPass:
         """
         saved: dict[str, int] = {}
         shared: set[str] = set()
-        if self.device == "cuda":
-            shared.add("attention output")  # the attention kernel kept it; the CPU's has another layout
+        if self.device == "cuda" and self.compute_bytes == FP32_BYTES:
+            shared.add("attention output")  # as its kernel kept it; the others' output has another layout
         for name, shape in self.shapes.items():
             source = _SOURCE[name]
             if name not in self.targets:
@@ -253,5 +253,13 @@ class LayerPass:
             unsaved += before
             entered = [self.linear[name].saved_for_input for name in names if name in self.targets]
             if entered:
-                return unsaved + sum(entered)
-        return unsaved
+                return unsaved + sum(entered) + self._unsaved_in_first_mlp()
+        return unsaved + self._unsaved_in_first_mlp()
+
+    def _unsaved_in_first_mlp(self) -> int:
+        """Of gate, its activation and up, a product needs the factor whose partner gets a gradient."""
+        targets = set(self.targets)
+        wide = self.compute_bytes * self.tokens * self.arch.intermediate_size
+        if targets & {"q_proj", "k_proj", "v_proj", "o_proj"} or {"gate_proj", "up_proj"} <= targets:
+            return 0
+        return wide * (1 if "gate_proj" in targets else 2 if "up_proj" in targets else 3)

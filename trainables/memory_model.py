@@ -8,7 +8,15 @@ from typing import Literal
 
 from search.errors import InputError
 from trainables.layer_memory import Device, LayerPass
-from trainables.parameter_counts import count_parameters, linear_shapes, linear_weights, trainable_parameters
+from trainables.parameter_counts import (
+    adapter_tensors,
+    check_targets,
+    count_parameters,
+    linear_shapes,
+    linear_weights,
+    model_tensors,
+    trainable_parameters,
+)
 from trainables.plugin_memory import DTYPE_BYTES, FP32_BYTES, trained_state
 from trainables.settings import Architecture, ExecutionSettings, TrialConfig
 from trainables.step_memory import PredictedMemory, TrainingStep
@@ -35,40 +43,85 @@ def predict_peak(
 ) -> PredictedMemory:
     """The peak memory of one device in a training step on micro-batches of full length.
 
-    Assumes what the training loop does: fused AdamW; the head only at supervised positions, a
-    ``supervised_fraction`` of all; scaled-dot-product attention without a mask; no key-value cache; Adam's
+    Assumes what the training loop does: fused AdamW (or bitsandbytes' 8-bit one); the head only at supervised
+    positions, a ``supervised_fraction`` of all; scaled-dot-product attention without a mask; no key-value cache; Adam's
     states exist (the second step or later). With the ``ddp`` plugin adapters are fp32, and full fine-tuning
     trains fp32 weights under autocast; the other plugins train weights of ``execution.dtype`` with fp32
-    master copies. Not in the number: allocator rounding and fragmentation, CUDA context, NCCL and cuBLAS
-    workspaces.
+    master copies. Checkpoints count as not re-entrant (re-entrant ones need up to
+    half a percent more; `trainables.trace` knows them). Not in the number, nor in a trace: the allocator's rounding (to
+    512 bytes) and fragmentation, CUDA context, NCCL buffers, cuBLAS workspaces, and what the attention kernel
+    allocates inside its backward pass; see `search.device_memory`.
 
     Raises:
-        InputError: ``seq_len``, ``supervised_fraction`` or a target module is impossible.
+        InputError: as `check_possible`.
+    """
+    check_possible(arch, config, execution, target_modules, seq_len, kind, supervised_fraction)
+    full, per_device = kind == "full", per_device_batch(config, execution)
+    examples = execution.micro_batch(per_device)
+    if full:
+        tensors = model_tensors(arch)
+    else:
+        tensors = adapter_tensors(arch, target_modules, config.rank, config.use_dora)
+    layer_pass = _layer_pass(arch, config, execution, target_modules, examples * seq_len, full, device)
+    step = TrainingStep(
+        layer_pass,
+        layer_pass.memory(),
+        trained_state(execution, tensors),
+        frozen_weights=0 if full else _frozen_weights(arch, execution),
+        head_positions=examples * head_positions(seq_len, supervised_fraction),
+        accumulating=examples < per_device,
+    )
+    return max(step.moments(), key=lambda memory: memory.peak_bytes)
+
+
+def head_positions(seq_len: int, supervised_fraction: float) -> int:
+    """Positions of a sequence whose next token is supervised; the last position has no next one."""
+    return max(1, min(seq_len - 1, round(seq_len * supervised_fraction)))
+
+
+def per_device_batch(config: TrialConfig, execution: ExecutionSettings) -> int:
+    """Examples that one of the trial's devices sees per optimizer step."""
+    return config.batch_size // execution.devices_per_trial
+
+
+def check_possible(
+    arch: Architecture,
+    config: TrialConfig,
+    execution: ExecutionSettings,
+    target_modules: tuple[str, ...],
+    seq_len: int,
+    kind: Kind,
+    supervised_fraction: float,
+) -> None:
+    """Refuse what no training could be.
+
+    Raises:
+        InputError: ``seq_len``, ``supervised_fraction``, the rank, a target module or the number of devices.
     """
     if seq_len < 2:
         raise InputError(
             f"sequence length {seq_len} is too short: it takes 2 tokens, one to predict the other"
         )
-    if kind == "lora" and not target_modules:
-        raise InputError("no target module: LoRA would train nothing")
     if not 0 < supervised_fraction <= 1:
         raise InputError(f"supervised fraction {supervised_fraction} is not above 0 and at most 1")
-    full, examples = kind == "full", execution.micro_batch(config.batch_size)
-    if full:
-        trained = count_parameters(arch)
-    else:
-        trained = trainable_parameters(arch, target_modules, config.rank, config.use_dora)
-    layer_pass = _layer_pass(arch, config, execution, target_modules, examples * seq_len, full, device)
-    step = TrainingStep(
-        layer_pass,
-        layer_pass.memory(),
-        trained_state(execution, trained),
-        frozen_weights=0 if full else _frozen_weights(arch, execution),
-        # A label is the next token, so the last position of a sequence has none.
-        head_positions=examples * max(1, min(seq_len - 1, round(seq_len * supervised_fraction))),
-        accumulating=examples < config.batch_size,
-    )
-    return max(step.moments(), key=lambda memory: memory.peak_bytes)
+    if config.batch_size % execution.devices_per_trial:
+        raise InputError(
+            f"{execution.devices_per_trial} devices cannot share a batch of {config.batch_size} examples equally: "
+            f"give a batch size that is a multiple of {execution.devices_per_trial}, or another number of devices"
+        )
+    if kind == "lora":
+        _check_adapters(arch, config.rank, target_modules)
+
+
+def _check_adapters(arch: Architecture, rank: int, target_modules: tuple[str, ...]) -> None:
+    """An update B A cannot have a higher rank than the weight it is added to has rows or columns."""
+    if not target_modules:
+        raise InputError("no target module: LoRA would train nothing")
+    shapes = linear_shapes(arch)
+    check_targets(arch, target_modules)
+    limit = max(min(shapes[name]) for name in target_modules)
+    if rank > limit:
+        raise InputError(f"rank {rank} is beyond every targeted module of this model: use at most {limit}")
 
 
 def _layer_pass(

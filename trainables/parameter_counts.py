@@ -1,5 +1,6 @@
 """How many parameters a Llama-family model has, and its LoRA adapters."""
 
+from collections import Counter
 from typing import NamedTuple
 
 from search.errors import InputError
@@ -44,6 +45,38 @@ def count_parameters(arch: Architecture) -> int:
     return embeddings + linear_weights(arch) + (2 * arch.num_layers + 1) * arch.hidden_size
 
 
+def model_tensors(arch: Architecture) -> Counter[int]:
+    """How many tensors of how many elements the whole model has; tied embeddings count once."""
+    tensors = Counter({arch.hidden_size: 2 * arch.num_layers + 1})
+    tensors[arch.vocab_size * arch.hidden_size] += 1 if arch.tie_word_embeddings else 2
+    for shape in linear_shapes(arch).values():
+        tensors[shape.weights] += arch.num_layers
+    return tensors
+
+
+def adapter_tensors(
+    arch: Architecture, target_modules: tuple[str, ...], rank: int, use_dora: bool
+) -> Counter[int]:
+    """How many tensors of how many elements the adapters have: A, B, and with DoRA a magnitude per output."""
+    tensors: Counter[int] = Counter()
+    shapes = linear_shapes(arch)
+    for name in target_modules:
+        sizes = (rank * shapes[name].inputs, rank * shapes[name].outputs)
+        for size in (*sizes, shapes[name].outputs) if use_dora else sizes:
+            tensors[size] += arch.num_layers
+    return tensors
+
+
+def check_targets(arch: Architecture, target_modules: tuple[str, ...]) -> None:
+    """Raises InputError when a target is not a linear module of a Llama layer."""
+    shapes = linear_shapes(arch)
+    for name in target_modules:
+        if name not in shapes:
+            raise InputError(
+                f"target module {name!r} is not a linear module of a Llama layer: {', '.join(shapes)}"
+            )
+
+
 def trainable_parameters(
     arch: Architecture, target_modules: tuple[str, ...], rank: int, use_dora: bool
 ) -> int:
@@ -52,12 +85,6 @@ def trainable_parameters(
     Raises:
         InputError: a target is not a linear module of a Llama layer.
     """
-    shapes = linear_shapes(arch)
-    for name in target_modules:
-        if name not in shapes:
-            raise InputError(
-                f"target module {name!r} is not a linear module of a Llama layer: {', '.join(shapes)}"
-            )
-    targeted = [shapes[name] for name in target_modules]
-    magnitudes = sum(shape.outputs for shape in targeted) if use_dora else 0
-    return arch.num_layers * (rank * sum(shape.inputs + shape.outputs for shape in targeted) + magnitudes)
+    check_targets(arch, target_modules)
+    tensors = adapter_tensors(arch, target_modules, rank, use_dora)
+    return sum(size * count for size, count in tensors.items())

@@ -4,13 +4,18 @@ Read off colossalai 0.5.0: `booster/plugin/torch_ddp_plugin.py`, `zero/low_level
 `amp/naive_amp/mixed_precision_optimizer.py` (the hybrid plugin's).
 """
 
+from collections import Counter
 from typing import NamedTuple
 
 from trainables.settings import ExecutionSettings
 
 FP32_BYTES = 4
+FP64_BYTES = 8
 DTYPE_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 ADAM_BYTES = 2 * FP32_BYTES  # two fp32 moments per trained parameter
+# bitsandbytes' AdamW8bit (`optim/optimizer.py`): smaller tensors keep fp32 moments; one fp32 scale per block.
+MIN_8BIT_SIZE = 4096
+BLOCK_8BIT = 256
 ZERO_BUCKET_ELEMENTS = 12 * 2**20  # LowLevelZeroPlugin's reduce_bucket_size_in_m
 
 
@@ -28,31 +33,49 @@ class TrainedState(NamedTuple):
     step_temporary: int
 
 
-def trained_state(execution: ExecutionSettings, trained: int) -> TrainedState:
-    """Bytes for ``trained`` parameters.
+def adam_bytes(size: int, execution: ExecutionSettings) -> int:
+    """Bytes of Adam's two moments for a tensor of ``size`` elements.
+
+    >>> adam_bytes(4096, ExecutionSettings()), adam_bytes(4096, ExecutionSettings(optimizer="adamw-8bit"))
+    (32768, 8320)
+    """
+    if execution.optimizer == "adamw" or size < MIN_8BIT_SIZE:
+        return ADAM_BYTES * size
+    return 2 * (size + FP32_BYTES * -(-size // BLOCK_8BIT))
+
+
+def trained_state(execution: ExecutionSettings, tensors: Counter[int]) -> TrainedState:
+    """Bytes for the trained parameters, given as how many ``tensors`` there are of how many elements.
 
     DDP trains in fp32, and its buckets exist on a single device, too. ZeRO and Hybrid train in the
     execution's dtype with fp32 masters; ZeRO shares masters and moments among the devices (stage 2 the
-    gradients as well). AdamW is fused, so it needs no memory of its own while it steps.
+    gradients as well). AdamW is fused, so it needs no memory of its own while it steps; but these plugins take the
+    gradients' norm in fp64, one tensor at a time.
     """
+    trained, largest = sum(size * count for size, count in tensors.items()), max(tensors)
     fp32 = FP32_BYTES * trained
+    shards = execution.devices_per_trial if execution.plugin.startswith("zero") else 1
+    adam = sum(count * adam_bytes(-(-size // shards), execution) for size, count in tensors.items())
     if execution.plugin == "ddp":
-        return TrainedState(fp32, fp32, reduction_copy=fp32, optimizer=ADAM_BYTES * trained, step_temporary=0)
+        return TrainedState(fp32, fp32, reduction_copy=fp32, optimizer=adam, step_temporary=0)
     weights = DTYPE_BYTES[execution.dtype] * trained
     if execution.plugin == "hybrid":
         return TrainedState(
             weights,
             gradients=weights,
-            reduction_copy=weights if execution.devices_per_trial > 1 else 0,  # wrapped in DDP only then
-            optimizer=ADAM_BYTES * trained + (0 if execution.dtype == "fp32" else fp32),
-            step_temporary=fp32 - weights,  # fp32 gradients take the place of the others
+            reduction_copy=weights,  # it wraps the model in DDP, on one device as well
+            optimizer=adam + (0 if execution.dtype == "fp32" else fp32),
+            # fp32 gradients take the place of the others
+            step_temporary=fp32 - weights + FP64_BYTES * largest,
         )
+    largest_shard = FP64_BYTES * -(-largest // execution.devices_per_trial)
     shard = -(-trained // execution.devices_per_trial)
     offload = execution.plugin == "zero2-offload"
     return TrainedState(
         weights,
         gradients=DTYPE_BYTES[execution.dtype] * (trained if execution.plugin == "zero1" else shard),
         reduction_copy=DTYPE_BYTES[execution.dtype] * min(trained, ZERO_BUCKET_ELEMENTS),
-        optimizer=0 if offload else (FP32_BYTES + ADAM_BYTES) * shard,
-        step_temporary=0 if offload else FP32_BYTES * shard,  # fp32 gradients beside the others
+        optimizer=0 if offload else FP32_BYTES * shard + adam,
+        # fp32 gradients beside the others
+        step_temporary=largest_shard + (0 if offload else FP32_BYTES * shard),
     )

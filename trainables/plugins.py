@@ -27,6 +27,12 @@ def check_plugin(execution: ExecutionSettings, device_type: str) -> None:
         )
     if device_type == "cpu" and execution.quantize:
         raise InputError("quantize=true needs a CUDA device (bitsandbytes), and there is none")
+    if device_type == "cpu" and execution.optimizer == "adamw-8bit":
+        raise InputError("optimizer 'adamw-8bit' needs a CUDA device (bitsandbytes), and there is none")
+    if execution.optimizer == "adamw-8bit" and execution.plugin == "zero2-offload":
+        raise InputError(
+            "optimizer 'adamw-8bit' steps on the GPU, but plugin 'zero2-offload' keeps its states on the host"
+        )
     if device_type == "cpu" and execution.dtype == "fp16":
         raise InputError("dtype 'fp16' trains on CUDA only: use bf16 or fp32 on the CPU")
     if execution.devices_per_trial > 1:

@@ -79,7 +79,10 @@ class ExecutionSettings(Settings):
     """How a trial is executed: what changes memory and speed but, up to rounding, not quality.
 
     ``micro_batch_size`` caps the examples per forward pass; gradients are accumulated up to the config's
-    ``batch_size``. ``threads`` is torch's intra-op thread count per trial on a CPU (None: torch's choice).
+    ``batch_size``, which the trial's devices share equally. Checkpoints that are not re-entrant stop recomputing
+    early and need less memory. ``optimizer`` "adamw-8bit" (bitsandbytes, CUDA only) keeps Adam's moments in 8 bits,
+    which is no longer quite the same training. ``threads`` is torch's intra-op thread count per trial on a CPU (None:
+    torch's choice).
     """
 
     plugin: PluginName = "ddp"
@@ -88,6 +91,8 @@ class ExecutionSettings(Settings):
     micro_batch_size: int | None = Field(None, ge=1)
     eval_batch_size: int = Field(8, ge=1)
     gradient_checkpointing: bool = False
+    reentrant_checkpointing: bool = False
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     quantize: bool = False
     max_grad_norm: float = Field(1.0, gt=0)
     threads: int | None = Field(None, ge=1)

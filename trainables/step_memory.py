@@ -20,7 +20,8 @@ NORM_BACKWARD_COPIES = 5
 
 @dataclass(frozen=True)
 class PredictedMemory:
-    """Bytes on one device at the peak of a training step, by category; ``moment`` says when that is.
+    """Bytes on one device at the peak of a training step, by category; ``moment`` says when that is,
+    and ``operator`` after which ATen operator (None where the prediction is in closed form).
 
     ``base_weights`` are all weights that are not adapters. ``gradients`` include the flat copy in which DDP
     and ZeRO reduce them. ``optimizer_state`` includes fp32 master weights where the plugin keeps them.
@@ -36,11 +37,16 @@ class PredictedMemory:
     logits_and_loss: int
     temporary: int
     moment: str
+    operator: str | None = None
 
     @property
     def categories(self) -> dict[str, int]:
         """Bytes per category, in the order of the fields."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "moment"}
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.type == "int" or field.type is int
+        }
 
     @property
     def peak_bytes(self) -> int:
@@ -151,11 +157,11 @@ class TrainingStep:
         return self._at("head's backward", gradients, stack + self._final_saved(), logits=logits)
 
     def _embeddings_backward(self) -> PredictedMemory:
-        """If tied to the head: the embeddings' gradient and its sum with the head's, beside all gradients."""
+        """All gradients beside the hidden states'; if tied to the head, the embeddings' own and the sum of both, too."""
         tied = self.layer_pass.arch.tie_word_embeddings
-        return self._at(
-            "embeddings' backward", self.state.gradients, 0, 2 * self._head_gradient() if tied else 0
-        )
+        entering = self.layer_pass.stream_bytes * self.layer_pass.tokens * self.layer_pass.arch.hidden_size
+        own = 2 * self._head_gradient() if tied else 0
+        return self._at("embeddings' backward", self.state.gradients, 0, entering + own)
 
     def _at(
         self, moment: str, gradients: int, activations: int, temporary: int = 0, logits: int = 0

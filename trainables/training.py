@@ -13,12 +13,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from search.errors import DivergedError, TrialError
+from search.errors import DivergedError
 from trainables.adapters import adapter_tensors, lora_config, remove_adapter
 from trainables.batches import Batch, collate, longest_micro_batch, plan_rungs, split_micro
 from trainables.fused_adapters import fuse_adapters
+from trainables.guards import FirstBackwardGuard, check_base_dtype, check_trainable
 from trainables.losses import SupervisedHead, to_device, token_losses
 from trainables.memory import reset_cuda_peak
 from trainables.plugins import NO_SYNC_PLUGINS, clips_by_itself, make_plugin
@@ -26,6 +27,8 @@ from trainables.probe import MemoryProbe
 from trainables.settings import TrialSpec
 
 if TYPE_CHECKING:
+    from colossalai.booster.plugin.plugin_base import Plugin
+
     from trainables.data import PreparedData
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -57,6 +60,16 @@ def half_precision(spec: TrialSpec, device: torch.device) -> AbstractContextMana
     return nullcontext()
 
 
+def trains_fp32(spec: TrialSpec) -> bool:
+    """Whether the base model is loaded in fp32: where it is trained without the plugin's master weights."""
+    return spec.kind == "full" and spec.execution.plugin == "ddp"
+
+
+def base_dtype(spec: TrialSpec) -> torch.dtype:
+    """The dtype that the base model is loaded in."""
+    return torch.float32 if trains_fp32(spec) else _DTYPES[spec.execution.dtype]
+
+
 class Training:
     """A trial in training: model with adapter, optimizer, schedule and data order, boosted by ColossalAI.
 
@@ -74,22 +87,27 @@ class Training:
         self.plan = plan_rungs(len(data.train), spec.rungs, spec.config.batch_size, spec.seed, lengths)
         longest = longest_micro_batch(self.plan, lengths, self._micro_batch)
         self.probe = MemoryProbe(self, longest, accumulates=spec.config.batch_size > self._micro_batch)
-        self._checked_gradients = False
         torch.manual_seed(spec.seed)
         if device.type == "cuda":
             reset_cuda_peak(device)
-        self.booster = Booster(plugin=make_plugin(spec.execution))
+        self.booster = Booster(plugin=self._make_plugin())
         module = self._with_adapter(base)
         keeps_initial = spec.kind == "lora" and spec.config.init == "pissa"
         self.initial = {n: t.clone() for n, t in adapter_tensors(module).items()} if keeps_initial else None
-        self.head = SupervisedHead(module)
         optimizer = self._make_optimizer(module)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule())
         self.model, self.optimizer, _, _, self.scheduler = self.booster.boost(
             module, optimizer, lr_scheduler=scheduler
         )
         self.module = module
+        self.head = SupervisedHead(module)  # now, since the hybrid plugin exchanges the head when it boosts
         self.model.train()
+        self._guard: FirstBackwardGuard | None = FirstBackwardGuard(
+            module, spec.execution.gradient_checkpointing
+        )
+
+    def _make_plugin(self) -> "Plugin":
+        return make_plugin(self.spec.execution)
 
     def _with_adapter(self, base: nn.Module) -> nn.Module:
         execution = self.spec.execution
@@ -98,17 +116,14 @@ class Training:
             module = self.booster.enable_lora(
                 base, lora_config=lora_config(self.spec), quantize=execution.quantize
             )
-            wrong = [n for n, p in module.named_parameters() if p.requires_grad and "lora_" not in n]
-            if wrong:
-                raise TrialError(
-                    f"parameters outside the adapter are trainable: {wrong[0]} and {len(wrong) - 1} more"
-                )
+            check_trainable(module, self.spec.target_modules)
+            check_base_dtype(module, base_dtype(self.spec))
             fuse_adapters(module)
         if execution.gradient_checkpointing:
-            # Not re-entrant: with a frozen embedding, re-entrant checkpoints leave adapters without gradients.
-            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if self.trainable_parameters(module) == 0:
-            raise TrialError(f"nothing is trainable: no module matches {list(self.spec.target_modules)}")
+            reentrant = execution.reentrant_checkpointing
+            module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+            if reentrant and self.spec.kind == "lora":
+                module.enable_input_require_grads()  # else a frozen embedding leaves adapters without gradients
         return module
 
     def _make_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
@@ -118,6 +133,10 @@ class Training:
             from colossalai.nn.optimizer import HybridAdam  # the one optimizer that steps where states lie
 
             return HybridAdam(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        if self.spec.execution.optimizer == "adamw-8bit":
+            from bitsandbytes.optim import AdamW8bit
+
+            return AdamW8bit(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)  # type: ignore[no-any-return]
         return torch.optim.AdamW(
             parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -140,7 +159,7 @@ class Training:
 
         Raises:
             DivergedError: the loss is not finite.
-            TrialError: adapter parameters get no gradient.
+            TrialError: one of `trainables.guards`.
         """
         batches = self.plan[self.progress.rung]
         self.probe.before_rung(batches)
@@ -184,11 +203,15 @@ class Training:
                 with self.autocast():
                     losses = token_losses(self.model, self.head, batch)
                 loss = losses.sum() / targets
-                self.booster.backward(loss, self.optimizer)
+                self._backward(loss)
             loss_sum += losses.detach().sum()
-        if not self._checked_gradients:
-            self._check_gradients()
+        if self._guard is not None:
+            guard, self._guard = self._guard, None
+            guard.check(len(batches))
         return loss_sum.item()
+
+    def _backward(self, loss: Tensor) -> None:
+        self.booster.backward(loss, self.optimizer)
 
     def _update(self) -> None:
         if not clips_by_itself(self.spec.execution):
@@ -197,25 +220,16 @@ class Training:
         self.scheduler.step()
         self.optimizer.zero_grad()
 
-    def _check_gradients(self) -> None:
-        """After the first backward: a trainable parameter without gradient trains nothing, silently."""
-        self._checked_gradients = True
-        if clips_by_itself(
-            self.spec.execution
-        ):  # ZeRO keeps gradients in its own buckets, not on the parameters
-            return
-        without = [n for n, p in self.module.named_parameters() if p.requires_grad and p.grad is None]
-        if without:
-            raise TrialError(
-                f"{len(without)} trainable parameters got no gradient, the first is {without[0]}"
-            )
-
     def close(self) -> nn.Module:
         """End the training; returns the base model as it was before (but for PiSSA, which changes it)."""
         self.head.remove()
+        if self._guard is not None:
+            self._guard.remove()
         module: Any = self.module
         if self.spec.execution.gradient_checkpointing:
             module.gradient_checkpointing_disable()
+            if self.spec.execution.reentrant_checkpointing and self.spec.kind == "lora":
+                module.disable_input_require_grads()
         base = remove_adapter(module) if self.spec.kind == "lora" else module
         for parameter in base.parameters():
             parameter.grad = None

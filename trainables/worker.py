@@ -17,7 +17,7 @@ from trainables.cpu_attention import use_short_attention
 from trainables.losses import EvalResult, SupervisedHead, eval_batches, evaluate
 from trainables.memory import DeviceMemory
 from trainables.settings import TrialSpec
-from trainables.training import Training, half_precision
+from trainables.training import Training, half_precision, trains_fp32
 
 if TYPE_CHECKING:
     from trainables.data import PreparedData
@@ -89,8 +89,7 @@ class Worker:
         self._facts["trainable_parameters"] = self.training.trainable_parameters()
 
     def _load(self, spec: TrialSpec) -> nn.Module:
-        full_master = spec.kind == "full" and spec.execution.plugin == "ddp"
-        key = (spec.base_model_path, "fp32" if full_master else spec.execution.dtype)
+        key = (spec.base_model_path, "fp32" if trains_fp32(spec) else spec.execution.dtype)
         if spec.kind == "full" or self._base_key != key:
             self._base = self._base_key = None  # at most one base in memory
         if self._base is None:
