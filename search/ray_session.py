@@ -38,6 +38,7 @@ def start_ray(plan: SweepPlan) -> None:
             ray.init(address=address, log_to_driver=False, runtime_env={"py_modules": _packages()})
         else:
             ray.init(
+                address="local",  # else Ray joins whatever cluster was started on this machine before
                 num_cpus=plan.machine.concurrent if plan.machine.device == "cpu" else None,
                 include_dashboard=False,
                 log_to_driver=False,

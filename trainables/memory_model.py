@@ -93,10 +93,10 @@ def check_possible(
     kind: Kind,
     supervised_fraction: float,
 ) -> None:
-    """Refuse what no training could be.
+    """Refuse what no training could be. (A rank above a module's width can be trained, however pointless.)
 
     Raises:
-        InputError: ``seq_len``, ``supervised_fraction``, the rank, a target module or the number of devices.
+        InputError: ``seq_len``, ``supervised_fraction``, a target module or the number of devices.
     """
     if seq_len < 2:
         raise InputError(
@@ -110,18 +110,9 @@ def check_possible(
             f"give a batch size that is a multiple of {execution.devices_per_trial}, or another number of devices"
         )
     if kind == "lora":
-        _check_adapters(arch, config.rank, target_modules)
-
-
-def _check_adapters(arch: Architecture, rank: int, target_modules: tuple[str, ...]) -> None:
-    """An update B A cannot have a higher rank than the weight it is added to has rows or columns."""
-    if not target_modules:
-        raise InputError("no target module: LoRA would train nothing")
-    shapes = linear_shapes(arch)
-    check_targets(arch, target_modules)
-    limit = max(min(shapes[name]) for name in target_modules)
-    if rank > limit:
-        raise InputError(f"rank {rank} is beyond every targeted module of this model: use at most {limit}")
+        if not target_modules:
+            raise InputError("no target module: LoRA would train nothing")
+        check_targets(arch, target_modules)
 
 
 def _layer_pass(

@@ -19,8 +19,9 @@ TINY_SWEEP = [
 
 
 def environment(cwd: Path) -> dict[str, str]:
-    """What the command runs in: a cache of its own, one thread, a wide terminal."""
+    """What the command runs in: a cache of its own, one thread, a wide terminal, and somebody else's cluster about."""
     own = {"LORAFRONT_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+    own["RAY_ADDRESS"] = "127.0.0.1:1"  # nobody answers there: a sweep without --address starts its own Ray
     return {**os.environ, **own}
 
 

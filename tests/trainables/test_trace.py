@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -117,7 +116,6 @@ GRID: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", GRID, ids=str)
 def test_traced_and_measured_peaks_of_the_default_model_agree(case: dict[str, Any]) -> None:
     use_short_attention()
@@ -143,7 +141,6 @@ def test_traced_peak_is_within_three_percent_of_the_cuda_allocators(case: dict[s
 ANY_LOOP: list[dict[str, Any]] = [
     {"device": "cpu", "execution": REENTRANT},
     {"use_dora": True, "dropout": 0.1, "device": "cuda"},
-    {"device": "cuda", "execution": {"plugin": "zero1"}},
     {"device": "cuda", "execution": {"plugin": "zero2-offload"} | CHECKPOINTING},
     {"kind": "full", "device": "cuda", "execution": {"plugin": "zero2", "devices_per_trial": 2}},
     {"device": "cuda", "execution": {"plugin": "hybrid"}},
@@ -186,12 +183,11 @@ def test_traces_that_do_not_align_are_replaced_by_whole_ones(monkeypatch: pytest
     forget()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("arch", [LLAMA3_8B, LLAMA3_70B], ids=["8B", "70B"])
 @pytest.mark.parametrize(
     "case",
     [
         {"targets": ALL_LINEAR, "rank": 64},
+        {"targets": ALL_LINEAR, "rank": 64, "arch": LLAMA3_70B},
         {"targets": ("gate_proj",), "rank": 8},
         {"rank": 16, "execution": {"plugin": "zero2"} | CHECKPOINTING, "supervised": 100},
         {"rank": 16, "dropout": 0.1, "execution": {"plugin": "hybrid"}},
@@ -201,34 +197,23 @@ def test_traces_that_do_not_align_are_replaced_by_whole_ones(monkeypatch: pytest
     ],
     ids=str,
 )
-def test_closed_form_is_within_half_a_percent_of_the_trace(arch: Architecture, case: dict[str, Any]) -> None:
+def test_closed_form_is_within_half_a_percent_of_the_trace(case: dict[str, Any]) -> None:
     # Measured: at most 0.11 % but for DoRA (0.4 %); re-entrant checkpoints the closed form does not know.
-    training = Case(arch, **{"seq_len": 1024, "supervised": 1000, "device": "cuda"} | case)
+    training = Case(**{"arch": LLAMA3_8B, "seq_len": 1024, "supervised": 1000, "device": "cuda"} | case)
     assert training.predict(predict_peak).peak_bytes == pytest.approx(
         training.predict().peak_bytes, rel=0.005
     )
 
 
-@pytest.mark.slow
-def test_large_models_take_seconds() -> None:
-    forget()
-    Case(NARROW, device="cuda").predict()  # imports
-    for arch, seconds in ((LLAMA3_8B, 5), (LLAMA3_70B, 20)):
-        started = time.perf_counter()
-        Case(arch, seq_len=2048, supervised=2000, device="cuda", rank=24).predict()
-        assert time.perf_counter() - started < seconds
-
-
-def test_thousands_of_configs_cost_seconds_once_traced() -> None:
+def test_once_traced_all_ranks_and_micro_batches_are_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     training = Case(NARROW, device="cuda")
     for rank, batch in ((4, 2), (8, 2), (4, 4), (8, 4)):
         training.predict(config={"rank": rank, "batch_size": batch})
-    started = time.perf_counter()
+    monkeypatch.setattr(trace, "_trace", None)
     peaks = {
         training.predict(config={"rank": r, "batch_size": b}) for r in range(1, 61) for b in range(1, 18)
     }
     assert len(peaks) == 60 * 17
-    assert time.perf_counter() - started < 10  # measured: 1.1 s
 
 
 def test_categories_add_up_and_the_operator_is_named() -> None:
@@ -268,10 +253,6 @@ def test_more_of_anything_needs_no_less() -> None:
     ("changes", "message"),
     [
         ({"seq_len": 0}, "sequence length 0"),
-        (
-            {"rank": 4096},
-            "rank 4096 is beyond every targeted module of this model: use at most 160|at most 64",
-        ),
         ({"targets": ("c_attn",)}, "'c_attn' is not a linear module of a Llama layer"),
         ({"targets": ()}, "train nothing"),
         (
