@@ -146,16 +146,27 @@ def export(
 
 @app.command()
 def estimate(
-    size: Annotated[str, typer.Argument(help="A model size: see `lorafront sizes`.")],
+    size: Annotated[
+        str, typer.Argument(help="A model size (see `lorafront sizes`), a model folder, or a cached hub id.")
+    ],
     rank: Annotated[int | None, Flag(help="Rank of the adapters.")] = None,
     alpha: Annotated[float | None, Flag(help="Scaling numerator; no effect on memory.")] = None,
-    targets: Annotated[str | None, Flag(help="A target set.")] = None,
-    batch_size: Annotated[int | None, Flag(help="Examples per optimizer step.")] = None,
+    targets: Annotated[str | None, Flag(help="A target set, or modules such as q_proj+v_proj.")] = None,
+    batch_size: Annotated[
+        int | None, Flag(help="Examples per optimizer step, of all devices together.")
+    ] = None,
     seq_len: Annotated[int | None, Flag(help="Tokens per example.")] = None,
+    supervised_fraction: Annotated[
+        float, Flag(help="Share of the positions that predict a token of an answer.")
+    ] = 1.0,
     gradient_checkpointing: Annotated[
-        bool, Flag("--gradient-checkpointing", help="Recompute activations.")
-    ] = False,
-    quantize: Annotated[bool, Flag("--quantize", help="4-bit base model.")] = False,
+        bool | None, Flag(help="Recompute activations.", show_default="the size's")
+    ] = None,
+    quantize: Annotated[bool | None, Flag(help="4-bit base model.", show_default="the size's")] = None,
+    set_: Annotated[
+        list[str] | None,
+        Flag("--set", help="key=value: a trial's setting, or such as execution.micro_batch_size=1."),
+    ] = None,
     device_memory: Annotated[str | None, Flag(help="24GiB, or a card such as h100.")] = None,
     format_: Annotated[str, Flag("--format", help="table or json.")] = "table",
     debug: Annotated[bool, Flag("--debug", help="Show tracebacks.")] = False,
@@ -165,14 +176,17 @@ def estimate(
     from search.estimate_command import estimate_size
 
     _one_of("--format", format_, ("table", "json"))
-    result = estimate_size(
-        size,
-        {"rank": rank, "alpha": alpha, "targets": targets, "batch_size": batch_size},
-        seq_len=seq_len,
-        gradient_checkpointing=gradient_checkpointing,
-        quantize=quantize,
-        device_memory=device_memory,
-    )
+    with Console(stderr=True).status("tracing a training step without weights (kept for the next time)"):
+        result = estimate_size(
+            size,
+            {"rank": rank, "alpha": alpha, "targets": targets, "batch_size": batch_size},
+            seq_len=seq_len,
+            gradient_checkpointing=gradient_checkpointing,
+            quantize=quantize,
+            device_memory=device_memory,
+            supervised_fraction=supervised_fraction,
+            overrides=set_ or (),
+        )
     if format_ == "json":
         print(result.to_json())
     else:

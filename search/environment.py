@@ -83,6 +83,8 @@ def quiet_libraries() -> None:
     }.items():
         os.environ.setdefault(name, value)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of CPU kernels that nothing here uses
+    # Advice about LoRA, printed to stdout at every boost. A filter, as it sets its own level when it is imported.
+    logging.getLogger("colossalai").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 def cpu_budget() -> int:
