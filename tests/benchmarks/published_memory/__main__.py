@@ -19,10 +19,10 @@ def table() -> str:
     ]
     gaps = list(dict.fromkeys(row.unknown for row in ROWS))
     for row in ROWS:
-        predicted = predicted_bytes(row)
+        predicted, note = predicted_bytes(row), gaps.index(row.unknown) + 1
         lines.append(
             f"| [{row.name}]({row.source}) | {row.published_bytes / GIB:.2f} | {predicted / GIB:.2f} | "
-            f"{predicted / row.published_bytes - 1:+.1%} | {'yes' if row.known else 'no'} | {gaps.index(row.unknown) + 1} |"
+            f"{predicted / row.published_bytes - 1:+.1%} | {'yes' if row.known else 'no'} | {note} |"
         )
     notes = [f"{number}. Open: {gap}." for number, gap in enumerate(gaps, 1)]
     return "\n".join([*lines, "", *notes])
