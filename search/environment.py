@@ -83,8 +83,11 @@ def quiet_libraries() -> None:
     }.items():
         os.environ.setdefault(name, value)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of CPU kernels that nothing here uses
-    # Advice about LoRA, printed to stdout at every boost. A filter, as it sets its own level when it is imported.
-    logging.getLogger("colossalai").addFilter(lambda record: record.levelno >= logging.ERROR)
+    logging.getLogger("colossalai").addFilter(_is_error)  # its level is set anew whenever it is asked for
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def cpu_budget() -> int:
