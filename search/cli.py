@@ -218,7 +218,8 @@ def doctor(debug: Annotated[bool, Flag("--debug", help="Show tracebacks.")] = Fa
 def _print_dry_run(config: Any) -> None:
     from rich.table import Table
 
-    from search.plan import known_model, memory_range, target_modules
+    from search.plan import known_model, target_modules
+    from search.prediction import memory_range
     from search.units import format_memory
     from search.yaml_io import dump_yaml
 
@@ -233,7 +234,9 @@ def _print_dry_run(config: Any) -> None:
     least, most = memory_range(config, architecture, target_modules(config, modules))
     console.print(f"rungs at {', '.join(map(str, config.rungs))} examples", highlight=False)
     console.print(
-        f"predicted peak memory {format_memory(least)} to {format_memory(most)} per device", highlight=False
+        f"predicted peak memory {format_memory(least)} to {format_memory(most)} per device, "
+        f"on batches of {config.data.seq_len} tokens in full",
+        highlight=False,
     )
 
 
