@@ -48,11 +48,26 @@ def error_text(error: float | None) -> str:
     return f"{error:+.2%}".replace("%", " %") if abs(error) < 0.01 else f"{error:+.1%}".replace("%", " %")
 
 
+def memory_rows(front: Front) -> list[tuple[str, str]]:
+    """What the report says of predicted against measured memory: headings and texts; empty where nothing is known."""
+    known = front.memory_prediction
+    if known is None:
+        return []
+    return [
+        ("LoRA trials compared", str(known.trials)),
+        ("median error", error_text(known.median_error).lstrip("+")),
+        ("largest error", error_text(known.largest_error).lstrip("+")),
+        ("measured / predicted, median", f"{known.correction:.4f}"),
+    ]
+
+
 def prediction_text(front: Front) -> str | None:
-    """One line on how well memory was predicted; None where nothing can be compared."""
+    """A sentence on how well memory was predicted; None where nothing can be compared."""
     known = front.memory_prediction
     if known is None:
         return None
     trials = f"{known.trials} trial{'' if known.trials == 1 else 's'}"
     median_error, largest = (error_text(e).lstrip("+") for e in (known.median_error, known.largest_error))
-    return f"memory was predicted before {trials} ran: off by {median_error} in the median, {largest} at most"
+    return (
+        f"Memory was predicted before {trials} ran: off by {median_error} in the median, {largest} at most."
+    )

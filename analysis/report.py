@@ -8,6 +8,7 @@ from analysis.confirmed import against_full_rows, confirmed_rows
 from analysis.figures import report_figures
 from analysis.files import write_atomically
 from analysis.headline import claims, recommended
+from analysis.memory_error import memory_rows
 from analysis.report_table import table_columns, table_rows
 from analysis.report_view import (
     commands,
@@ -67,6 +68,7 @@ def _context(run: Run) -> dict[str, Any]:
         "confirmed": confirmed_rows(run.front),
         "against_full": against_full_rows(run.front),
         "commands": commands(run),
+        "memory_rows": memory_rows(run.front),
         # Plain data: the template's `tojson` escapes what could close a <script> element.
         "figures": {name: json.loads(figure.to_json()) for name, figure in figures.items()},
     }

@@ -20,7 +20,7 @@ class MemoryBudget:
 
     def __init__(self, plan: SweepPlan, journal: Journal) -> None:
         self._plan, self._journal = plan, journal
-        self._ratios: dict[str, float] = {}
+        self._ratios: dict[str, float | None] = {}  # None: measured elsewhere
         self._device = device_kind(plan.machine.description)
         for event in journal.events:
             self._listen(event)
@@ -32,15 +32,16 @@ class MemoryBudget:
         if device is not None:
             self._device = device_kind(str(device))
         trial, here = event.trial, device_kind(self._plan.machine.description)
-        if trial is not None and trial.kind == "lora" and self._device == here:
-            ratio = memory_ratio(trial)
-            if ratio is not None:
-                self._ratios[trial.trial_id] = ratio
+        ratio = memory_ratio(trial) if trial is not None and trial.kind == "lora" else None
+        if trial is not None and ratio is not None:
+            # Once: a trial that goes on elsewhere keeps what was measured before.
+            self._ratios.setdefault(trial.trial_id, ratio if self._device == here else None)
 
     @property
     def correction(self) -> float | None:
         """The median of measured over predicted memory; None while nothing was measured."""
-        return median(self._ratios.values()) if self._ratios else None
+        ratios = [ratio for ratio in self._ratios.values() if ratio is not None]
+        return median(ratios) if ratios else None
 
     def needed_bytes(self, spec: TrialSpec) -> float:
         """What a trial is expected to need: its prediction, corrected."""

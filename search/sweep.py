@@ -96,7 +96,7 @@ class Sweep:
         self.journal.sweep({"warm_start": {"points": list(warm.points)}})
 
     def _predicted_anew(self, trial: TrialRecord) -> TrialRecord:
-        """The record of a trial of an earlier sweep as this version predicts it, since it will correct predictions here."""
+        """The record of an earlier sweep's trial as this version predicts it, since it will correct predictions here."""
         spec = self.plan.spec(trial.trial_id, trial_config(trial), kind=trial.kind, seed=trial.seed)
         return trial.model_copy(update={"predicted_memory_bytes": self.plan.predict_memory(spec)})
 
