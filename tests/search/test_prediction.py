@@ -65,14 +65,14 @@ def test_the_micro_batch_is_the_one_that_the_trial_measures(
 
 def test_devices_share_it_and_the_largest_share_counts() -> None:
     data = PreparedData((example(9, 3), example(10, 3), example(29, 4), example(30, 5)), (), (), 0, "f", {})
-    plan = plan_with(data)  # the second rung has each twice: batches of lengths 9 9 10 10 and 29 29 30 30
+    plan = plan_with(data)  # the first rung is one batch of all four
     spec = plan.spec("t1", TrialConfig(batch_size=4))
 
     def found(**execution: Any) -> MicroBatch:
         return LongestBatches(data).of(executed(spec, **execution))
 
-    assert found() == MicroBatch(4, 30, 18, False)
-    assert found(devices_per_trial=2) == MicroBatch(2, 30, 9, False)  # every other one
+    assert found() == MicroBatch(4, 30, 15, False)
+    assert found(devices_per_trial=2) == MicroBatch(2, 30, 8, False)  # 10 and 30 tokens: every other one
     assert found(devices_per_trial=4) == MicroBatch(1, 30, 5, False)
     assert found(devices_per_trial=2, micro_batch_size=1) == MicroBatch(1, 30, 5, True)
     assert plan.predict_memory(executed(spec, devices_per_trial=3)) > 0  # however they share it
