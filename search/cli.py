@@ -235,7 +235,7 @@ def _print_dry_run(config: Any) -> None:
     console.print(f"rungs at {', '.join(map(str, config.rungs))} examples", highlight=False)
     console.print(
         f"predicted peak memory {format_memory(least)} to {format_memory(most)} per device, "
-        f"on batches of {config.data.seq_len} tokens in full",
+        f"for batches of full length ({config.data.seq_len} tokens)",
         highlight=False,
     )
 
