@@ -73,6 +73,8 @@ def test_checkpointing_and_quantisation_can_be_switched_off() -> None:
     assert (plain.execution.quantize, plain.execution.gradient_checkpointing) == (True, True)
     off = predicted("llama3-70b", gradient_checkpointing=False, quantize=False)
     assert (off.execution.quantize, off.execution.gradient_checkpointing) == (False, False)
+    again = predicted("llama3-70b", "execution.quantize=true", quantize=False)
+    assert again.execution.quantize
     assert off.lora.categories["base_weights"] > 3 * plain.lora.categories["base_weights"]
     assert off.lora.categories["activations"] > 3 * plain.lora.categories["activations"]
 
