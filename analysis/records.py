@@ -52,6 +52,23 @@ class Confirmation(Record):
     not_better_than: list[str] = Field(default_factory=list)
 
 
+class ExecutionVariant(Record):
+    """One way to execute a trial's training: other memory and speed, the same effective batch and so the same quality.
+
+    ``micro_batch_size`` is of one device, gradients are accumulated up to the batch. ``predicted_memory_bytes`` is
+    the prediction times what was measured over what was predicted of the trial's own execution (``is_own``), so
+    there it is the measured peak. ``relative_speed`` is 1.0 there; ``speed_source`` says where it is from.
+    """
+
+    micro_batch_size: int
+    gradient_checkpointing: bool
+    plugin: str
+    predicted_memory_bytes: int
+    relative_speed: float
+    speed_source: Literal["modelled", "measured"] = "modelled"
+    is_own: bool = False
+
+
 class TrialRecord(Record):
     """One trial: an element of ``trials`` in `front.json`, plus ``kind`` and its ``rungs``.
 
@@ -59,7 +76,7 @@ class TrialRecord(Record):
     adapter checkpoint, relative to the run folder when it lies inside. A ``replicate`` trains the config of the trial
     ``replicate_of`` again with another seed, and is no trial of the search. ``adopted_from`` names the earlier sweep and
     its trial that a record was taken over from. In `front.json` a confirmed trial's ``test_loss`` is the mean over its
-    replicates.
+    replicates. ``execution_variants``, fastest first, are there once a LoRA trial is completed.
     """
 
     trial_id: str
@@ -87,6 +104,7 @@ class TrialRecord(Record):
     replicate_of: str | None = None
     adopted_from: str | None = None
     confirmation: Confirmation | None = None
+    execution_variants: list[ExecutionVariant] | None = None
 
 
 class Base(Record):

@@ -79,9 +79,9 @@ class SweepPlan:
         return self.spec(f"t{number:04d}", config, evaluate_base=first)
 
     def predict_memory(self, spec: TrialSpec) -> int:
-        """Predicted peak bytes of a trial (the closed form of `trainables.memory_model`)."""
+        """Predicted peak bytes of a trial with its spec's execution (the closed form of `trainables.memory_model`)."""
         return predicted_bytes(
-            self.config,
+            self.config.model_copy(update={"execution": spec.execution}),
             self.architecture,
             spec.config,
             spec.target_modules,
