@@ -1,31 +1,32 @@
 """How much faster or slower a training step is with another execution: a small model, told what was measured once.
 
-A micro-batch of T tokens counts as T + T0 tokens of work, where T0 tokens are what each pass costs whatever its size:
-reading the weights, small matrices, calling operators. The work of a token is its floating-point operations, forward
-and backward; checkpointing adds the layers' forward pass once more. No frozen weight has a gradient, so backward costs
-about as much as forward: checkpointing leaves 2/3 of the speed, not the 3/4 of full fine-tuning.
+The time of a pass over a micro-batch is its operations, forward and backward, plus calling them. Checkpointing adds the
+layers' forward pass once more. No frozen weight has a gradient, so backward costs about as much as forward: of a large
+model checkpointing leaves 2/3 of the speed, not the 3/4 of full fine-tuning.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from trainables.memory_model import per_device_batch
 from trainables.parameter_counts import linear_weights, trainable_parameters
 from trainables.settings import Architecture, ExecutionSettings, TrialConfig
 
-# Tokens at which a pass runs at half its best speed.
-# CPU: TO FILL
-# CUDA: where a bf16 product of 2 T W operations takes as long as reading its 2 W bytes: 312 TFLOP/s over 2.0 TB/s = 153
-# on an A100, 989 over 3.35 = 295 on an H100 (NVIDIA's data sheets). Never measured by us.
-FIXED_TOKENS = {"cpu": 30.0, "cuda": 200.0}
-# The least time of a layer's forward and backward pass on CUDA, where the host cannot call kernels any faster: assumed,
-# about 250 kernels of a Llama layer with adapters at 6 microseconds each.
-LAUNCH_SECONDS = 1.5e-3
+# What a pass costs whatever its size, in tokens: reading the weights, products of too few rows. CPU: fitted, see
+# `StepSpeed`. CUDA: where a bf16 product of 2 T W operations takes as long as reading its 2 W bytes: 312 TFLOP/s over
+# 2.0 TB/s = 153 on an A100, 989 over 3.35 = 295 on an H100 (NVIDIA's data sheets).
+FIXED_TOKENS = {"cpu": 25.0, "cuda": 200.0}
+# Seconds to call the operators of a layer, forward and backward. CPU: fitted. CUDA: assumed, about 250 kernels of a Llama
+# layer with adapters at 6 microseconds each; the GPU computes meanwhile, so there it is only a least time.
+CALL_SECONDS = {"cpu": 5e-3, "cuda": 1.5e-3}
+# With checkpointing, its own bookkeeping included. Fitted on a CPU.
+CHECKPOINTED_CALLS = 1.9
 # Attention's backward pass has 2.5 times the operations of its forward pass (FlashAttention-2, arXiv 2307.08691).
 ATTENTION_BACKWARD = 2.5
 # Seconds per trained parameter of an optimizer step on the host: assumed, 28 bytes read and written at 50 GB/s, and 4
 # over a bus of 20 GB/s.
 OFFLOADED_SECONDS = 28 / 50e9 + 4 / 20e9
-# However slow offloading is taken to be, this share of the measured time was training.
+# However long offloading and calling are taken to be, this share of the measured time was computing.
 _LEAST_SHARE = 0.1
 
 
@@ -52,15 +53,28 @@ class StepSpeed:
 
     def seconds(self, execution: ExecutionSettings) -> float:
         """Seconds of an optimizer step; ``own_seconds`` for the own execution."""
-        own_pass = self._in_passes(self.own_seconds) / self._passes(self.own)
-        per_operation = own_pass / self._work(self.own)
-        # A floor that was passed by in fact is none.
-        floor = min(self._floor(self.own), own_pass) * self._work_ratio(execution)
-        one_pass = max(per_operation * self._work(execution), floor)
+        computing = self._seconds_per_operation * self._work(execution)
+        calling = self._calls(execution)
+        one_pass = max(computing, calling) if self.device == "cuda" else computing + calling
         return self._passes(execution) * one_pass + self._offloaded(execution)
 
-    def _in_passes(self, seconds: float) -> float:
-        return max(seconds - self._offloaded(self.own), _LEAST_SHARE * seconds)
+    @cached_property
+    def _own_pass(self) -> float:
+        """Seconds that a pass took, the optimizer on the host left out."""
+        training = max(self.own_seconds - self._offloaded(self.own), _LEAST_SHARE * self.own_seconds)
+        return training / self._passes(self.own)
+
+    @cached_property
+    def _seconds_per_operation(self) -> float:
+        called = 0.0 if self.device == "cuda" else self._calls(self.own)
+        return (self._own_pass - called) / self._work(self.own)
+
+    def _calls(self, execution: ExecutionSettings) -> float:
+        """Seconds of a pass's calls; fewer than thought where the own pass took less."""
+        factor = CHECKPOINTED_CALLS if execution.gradient_checkpointing else 1.0
+        own = CHECKPOINTED_CALLS if self.own.gradient_checkpointing else 1.0
+        most = self._own_pass * (1.0 if self.device == "cuda" else 1 - _LEAST_SHARE)
+        return factor * min(CALL_SECONDS[self.device] * self.arch.num_layers, most / own)
 
     def _passes(self, execution: ExecutionSettings) -> int:
         """Forward passes of a step on one device."""
@@ -73,29 +87,24 @@ class StepSpeed:
         tokens = examples * self.tokens_per_example + FIXED_TOKENS[self.device]
         return tokens * self.operations_per_token(execution.gradient_checkpointing)
 
-    def _work_ratio(self, execution: ExecutionSettings) -> float:
-        own = self.operations_per_token(self.own.gradient_checkpointing)
-        return self.operations_per_token(execution.gradient_checkpointing) / own
-
     def operations_per_token(self, checkpointing: bool) -> float:
         """Floating-point operations of a token, forward and backward."""
         arch = self.arch
-        adapters = trainable_parameters(arch, self.target_modules, self.config.rank, self.config.use_dora)
         weights = 2 * linear_weights(arch)
         # A token attends to half the sequence on average, in two products of 2 operations each.
         attention = 2 * arch.num_layers * arch.num_heads * arch.head_dim * self.tokens_per_example
-        forward = weights + 2 * adapters + attention
-        backward = weights + 4 * adapters + ATTENTION_BACKWARD * attention
+        forward = weights + 2 * self._adapters + attention
+        backward = weights + 4 * self._adapters + ATTENTION_BACKWARD * attention
         head = 2 * 2 * arch.vocab_size * arch.hidden_size * self.supervised_fraction
         return forward + backward + head + (forward if checkpointing else 0)
 
-    def _floor(self, execution: ExecutionSettings) -> float:
-        return LAUNCH_SECONDS * self.arch.num_layers if self.device == "cuda" else 0.0
-
     def _offloaded(self, execution: ExecutionSettings) -> float:
+        """Seconds of the optimizer's step on the host."""
         if execution.plugin != "zero2-offload":
             return 0.0
-        adapters = trainable_parameters(
-            self.arch, self.target_modules, self.config.rank, self.config.use_dora
-        )
-        return OFFLOADED_SECONDS * adapters / execution.devices_per_trial
+        return OFFLOADED_SECONDS * self._adapters / execution.devices_per_trial
+
+    @property
+    def _adapters(self) -> int:
+        config = self.config
+        return trainable_parameters(self.arch, self.target_modules, config.rank, config.use_dora)

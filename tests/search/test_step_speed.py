@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from search.step_speed import LAUNCH_SECONDS, OFFLOADED_SECONDS, StepSpeed
+from search.step_speed import CALL_SECONDS, OFFLOADED_SECONDS, StepSpeed
 from trainables.modules import LLAMA_MODULES
 from trainables.parameter_counts import trainable_parameters
 from trainables.settings import Architecture, ExecutionSettings, TrialConfig
@@ -52,16 +52,17 @@ def test_smaller_micro_batches_are_slower_and_matter_less_with_long_sequences() 
         assert speeds == sorted(speeds, reverse=True)
         assert len(set(speeds)) == 4
     short, long = (
-        step("cpu", tokens=n).relative(ExecutionSettings(micro_batch_size=1)) for n in (64.0, 2048.0)
+        step("cpu", own_seconds=1000.0, tokens=n).relative(ExecutionSettings(micro_batch_size=1))
+        for n in (64.0, 2048.0)
     )
     assert short < 0.8 < 0.95 < long
 
 
 def test_a_pass_on_cuda_never_takes_less_than_calling_its_kernels() -> None:
     speed = step(own_seconds=0.2, tokens=64.0)
-    assert speed.seconds(ExecutionSettings(micro_batch_size=1)) >= 16 * 32 * LAUNCH_SECONDS
-    unbound = step("cpu", own_seconds=0.2, tokens=64.0)
-    assert unbound.seconds(ExecutionSettings(micro_batch_size=1)) < 16 * 32 * LAUNCH_SECONDS
+    assert speed.seconds(ExecutionSettings(micro_batch_size=1)) >= 16 * 32 * CALL_SECONDS["cuda"]
+    compute_bound = step(own_seconds=20.0, tokens=64.0).relative(ExecutionSettings(micro_batch_size=8))
+    assert compute_bound == pytest.approx((16 * 64 + 200) / (16 * 64 + 2 * 200))
     faster_than_thought = step(own_seconds=0.01, tokens=64.0)
     assert faster_than_thought.relative(faster_than_thought.own) == pytest.approx(1.0)
 
@@ -79,3 +80,30 @@ def test_offloading_adds_a_step_on_the_host() -> None:
 def test_full_time_is_never_explained_by_offloading_alone() -> None:
     tiny = replace(step(), own=ExecutionSettings(plugin="zero2-offload"), own_seconds=1e-6)
     assert 0 < tiny.relative(ExecutionSettings(plugin="zero2")) <= 10.001
+
+
+MEDIUM = Architecture(
+    hidden_size=576, intermediate_size=1536, num_layers=8, num_heads=9, num_kv_heads=3, head_dim=64,
+    vocab_size=8192, tie_word_embeddings=True,
+)  # fmt: skip
+TINY = Architecture(
+    hidden_size=128, intermediate_size=256, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=32,
+    vocab_size=512, tie_word_embeddings=True,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arch", "tokens", "own_seconds", "measured"),
+    [
+        (MEDIUM, 96, 0.898, {(8, True): 0.71, (4, False): 0.95, (2, False): 0.82, (1, False): 0.66, (1, True): 0.49}),
+        (TINY, 64, 0.052, {(8, True): 0.59, (4, False): 0.71, (2, False): 0.46, (1, False): 0.28, (1, True): 0.15}),
+    ],
+)  # fmt: skip
+def test_agrees_with_the_measurements_that_it_was_fitted_to(
+    arch: Architecture, tokens: int, own_seconds: float, measured: dict[tuple[int, bool], float]
+) -> None:
+    config = TrialConfig(rank=16, batch_size=8)
+    speed = StepSpeed(arch, LLAMA_MODULES, config, ExecutionSettings(), "cpu", tokens, 0.4, own_seconds)
+    for (micro_batch, checkpointing), relative in measured.items():
+        execution = ExecutionSettings(micro_batch_size=micro_batch, gradient_checkpointing=checkpointing)
+        assert speed.relative(execution) == pytest.approx(relative, abs=0.1)
