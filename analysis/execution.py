@@ -26,7 +26,7 @@ def own_variant(trial: TrialRecord) -> ExecutionVariant | None:
 
 def passes_per_step(trial: TrialRecord, variant: ExecutionVariant, devices: int = 1) -> int:
     """Micro-batches of an optimizer step on one of the ``devices`` that share the trial's batch."""
-    return -(-int(trial.config.get("batch_size", 1)) // devices // variant.micro_batch_size) or 1
+    return -(-int(trial.config.get("batch_size", 1)) // devices // variant.micro_batch_size)
 
 
 def variant_text(variant: ExecutionVariant) -> str:

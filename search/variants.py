@@ -95,7 +95,9 @@ def worth_having(variants: Iterable[ExecutionVariant]) -> list[ExecutionVariant]
 def step_speed(plan: SweepPlan, spec: TrialSpec, trial: TrialRecord) -> StepSpeed:
     """What the speed of the trial's variants follows from."""
     assert trial.tokens_per_second is not None, "a completed trial has its speed"
-    tokens = sum(len(example.input_ids) for example in plan.data.train) / len(plan.data.train)
+    examples = plan.data.train
+    total = sum(len(example.input_ids) for example in examples)
+    tokens = total / len(examples)
     return StepSpeed(
         arch=plan.architecture,
         target_modules=spec.target_modules,
@@ -103,7 +105,7 @@ def step_speed(plan: SweepPlan, spec: TrialSpec, trial: TrialRecord) -> StepSpee
         own=spec.execution,
         device=plan.machine.device,
         tokens_per_example=tokens,
-        supervised_fraction=plan.supervised_fraction,
+        supervised_fraction=sum(int(example.supervised.sum()) for example in examples) / total,
         own_seconds=spec.config.batch_size * tokens / trial.tokens_per_second,
     )
 
