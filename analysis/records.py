@@ -55,6 +55,7 @@ class Confirmation(Record):
 class ExecutionVariant(Record):
     """One way to execute a trial's training: other memory and speed, the same effective batch and so the same quality.
 
+    A LoRA trial has them, fastest first, once it is completed.
     ``micro_batch_size`` is of one device, gradients are accumulated up to the batch. ``predicted_memory_bytes`` is
     the prediction times what was measured over what was predicted of the trial's own execution (``is_own``), so
     there it is the measured peak. ``relative_speed`` is 1.0 there; ``speed_source`` says where it is from.
@@ -76,7 +77,7 @@ class TrialRecord(Record):
     adapter checkpoint, relative to the run folder when it lies inside. A ``replicate`` trains the config of the trial
     ``replicate_of`` again with another seed, and is no trial of the search. ``adopted_from`` names the earlier sweep and
     its trial that a record was taken over from. In `front.json` a confirmed trial's ``test_loss`` is the mean over its
-    replicates. ``execution_variants``, fastest first, are there once a LoRA trial is completed.
+    replicates.
     """
 
     trial_id: str
