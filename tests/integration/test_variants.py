@@ -1,6 +1,6 @@
 """An exported execution variant, trained for real: the same loss, in the memory that was promised."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def exported(workshop: Workshop, limit_bytes: int, to: Path) -> tuple[Choice, Sw
     choice = choose(run.front, f"under:{limit_bytes}B")
     folder = export_preset(run, choice.trial, to, choice.variant)
     config = resolve_config(None, config_file=folder / "preset.yaml")
-    return choice, SweepPlan(**{**vars(workshop.plan), "config": config})
+    return choice, replace(workshop.plan, config=config)
 
 
 def test_every_variant_trains_to_the_same_loss_in_the_memory_predicted(

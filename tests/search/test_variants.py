@@ -1,5 +1,6 @@
 """In what other ways a finished trial could be executed."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def test_what_is_not_worth_having_is_left_out() -> None:
 
 def test_a_profile_with_checkpointing_and_micro_batches_has_faster_variants() -> None:
     plan = plan_with(size="llama3-8b")
-    plan = type(plan)(**{**vars(plan), "config": resolve_config("llama3-8b")})
+    plan = replace(plan, config=resolve_config("llama3-8b"))
     found = execution_variants(plan, finished(plan, 16, tokens_per_second=4000.0))
     assert any(each.relative_speed > 1 and not each.gradient_checkpointing for each in found)
     assert all(each.gradient_checkpointing or not each.is_own for each in found)
