@@ -1,10 +1,12 @@
 """An exported execution variant, trained for real: the same loss, in the memory that was promised."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from analysis.execution import Choice
 from analysis.export import export_preset
@@ -18,6 +20,7 @@ from search.recorder import new_record
 from search.units import GIB
 from search.variants import with_variants
 from search.yaml_io import dump_yaml
+from tests.integration.conftest import lorafront
 from tests.tiny import tiny_llama
 from trainables.base_models import read_architecture
 from trainables.data import prepare_data
@@ -30,6 +33,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 CONFIG = TrialConfig(rank=8, batch_size=4, learning_rate=3e-3, targets="all-linear")
 
 
+def trial_of(plan: SweepPlan) -> TrialConfig:
+    """The one trial of a preset's plan, in which everything is fixed."""
+    space = plan.config.search_space
+    return CONFIG if any(each.size() > 1 for each in space.dimensions.values()) else space.config_at({})
+
+
 @dataclass
 class Workshop:
     """A run folder with one trial in it, and what it takes to train its presets."""
@@ -39,8 +48,8 @@ class Workshop:
     worker: Worker
 
     def train(self, plan: SweepPlan) -> dict[str, Any]:
-        """The last rung's result of the trial's config, executed as the plan says."""
-        spec = plan.spec("t0001", CONFIG)
+        """The last rung's result of the plan's trial, executed as the plan says."""
+        spec = plan.spec("t0001", trial_of(plan))
         self.worker.begin(spec)
         result: dict[str, Any] = [self.worker.train_rung() for _ in spec.rungs][-1]
         return result
@@ -113,8 +122,29 @@ def test_every_variant_trains_to_the_same_loss_in_the_memory_predicted(
         choice, plan = exported(workshop, variant.predicted_memory_bytes, tmp_path / str(number))
         assert choice.variant == variant
         result = workshop.train(plan)
+        assert trial_of(plan) == CONFIG
         used = plan.execution
         assert used.gradient_checkpointing == variant.gradient_checkpointing
         assert used.micro_batch(CONFIG.batch_size) == variant.micro_batch_size
-        assert result["eval_loss"] == pytest.approx(trial.eval_loss, abs=5e-3)
+        assert result["eval_loss"] == pytest.approx(trial.eval_loss, abs=3e-4)
         assert result["peak_memory_bytes"] == pytest.approx(variant.predicted_memory_bytes, rel=0.03)
+
+
+def test_the_command_executes_otherwise_what_does_not_fit_as_it_was_measured(
+    finished: Path, tmp_path: Path
+) -> None:
+    trials = json.loads((finished / "front.json").read_text())["trials"]
+    assert all(bool(t["execution_variants"]) == (t["status"] == "completed") for t in trials)
+    best = min((t for t in trials if t["on_front"]), key=lambda trial: trial["eval_loss"])
+    limit = best["peak_memory_bytes"] - 1
+    done = lorafront(
+        "export", finished, "--pick", f"under:{limit}B", "--to", tmp_path / "preset", cwd=finished.parent
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first.startswith(best["trial_id"])
+    assert second.startswith("executed otherwise, since it needs")
+    preset = yaml.safe_load((tmp_path / "preset" / "preset.yaml").read_text())
+    assert preset["execution"]["is_own"] is False
+    assert preset["execution"]["predicted_memory_bytes"] <= limit
+    assert preset["execution_variants"] == best["execution_variants"]
