@@ -84,7 +84,7 @@ def make_plan(folder: Path) -> SweepPlan:
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     folder = tmp_path_factory.mktemp("variants")
     plan, paths = make_plan(folder), RunPaths(folder / "run")
     shop = Workshop(plan, paths, Worker(plan.data, threads=1))
@@ -102,26 +102,26 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     return shop
 
 
-def exported(workshop: Workshop, limit_bytes: int, to: Path) -> tuple[Choice, SweepPlan]:
+def exported(trained: Workshop, limit_bytes: int, to: Path) -> tuple[Choice, SweepPlan]:
     """The choice for a memory size, and the plan that its preset's `sweep` section makes."""
-    run = load_run(workshop.paths.root)
+    run = load_run(trained.paths.root)
     choice = choose(run.front, f"under:{limit_bytes}B")
     folder = export_preset(run, choice.trial, to, choice.variant)
     config = resolve_config(None, config_file=folder / "preset.yaml")
-    return choice, replace(workshop.plan, config=config)
+    return choice, replace(trained.plan, config=config)
 
 
 def test_every_variant_trains_to_the_same_loss_in_the_memory_predicted(
-    workshop: Workshop, tmp_path: Path
+    trained: Workshop, tmp_path: Path
 ) -> None:
-    (trial,) = load_run(workshop.paths.root).front.trials
+    (trial,) = load_run(trained.paths.root).front.trials
     variants = trial.execution_variants or []
     assert len(variants) >= 4
     assert trial.eval_loss is not None
     for number, variant in enumerate(variants):
-        choice, plan = exported(workshop, variant.predicted_memory_bytes, tmp_path / str(number))
+        choice, plan = exported(trained, variant.predicted_memory_bytes, tmp_path / str(number))
         assert choice.variant == variant
-        result = workshop.train(plan)
+        result = trained.train(plan)
         assert trial_of(plan) == CONFIG
         used = plan.execution
         assert used.gradient_checkpointing == variant.gradient_checkpointing
