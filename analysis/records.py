@@ -52,6 +52,24 @@ class Confirmation(Record):
     not_better_than: list[str] = Field(default_factory=list)
 
 
+class ExecutionVariant(Record):
+    """One way to execute a trial's training: other memory and speed, the same effective batch and so the same quality.
+
+    A LoRA trial has them, fastest first, once it is completed.
+    ``micro_batch_size`` is of one device, gradients are accumulated up to the batch. ``predicted_memory_bytes`` is
+    the prediction times what was measured over what was predicted of the trial's own execution (``is_own``), so
+    there it is the measured peak. ``relative_speed`` is 1.0 there; ``speed_source`` says where it is from.
+    """
+
+    micro_batch_size: int
+    gradient_checkpointing: bool
+    plugin: str
+    predicted_memory_bytes: int
+    relative_speed: float
+    speed_source: Literal["modelled", "measured"] = "modelled"
+    is_own: bool = False
+
+
 class TrialRecord(Record):
     """One trial: an element of ``trials`` in `front.json`, plus ``kind`` and its ``rungs``.
 
@@ -89,6 +107,7 @@ class TrialRecord(Record):
     replicate_of: str | None = None
     adopted_from: str | None = None
     confirmation: Confirmation | None = None
+    execution_variants: list[ExecutionVariant] | None = None
 
 
 class Base(Record):

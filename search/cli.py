@@ -134,14 +134,16 @@ def export(
 ) -> None:
     """Write a trial's settings and adapter as a preset."""
     from analysis.export import export_preset
-    from analysis.presets import pick as pick_trial
+    from analysis.presets import choose
     from analysis.results import load_run
     from search.progress import describe
 
     run = load_run(run_dir)
-    trial = pick_trial(run.front, pick)
-    export_preset(run, trial, to)
+    choice = choose(run.front, pick)
+    trial = choice.trial
+    export_preset(run, trial, to, choice.variant)
     print(f"{trial.trial_id}: {describe(trial)}, loss {trial.eval_loss:.3f} -> {to}")
+    print(choice.reason)
 
 
 @app.command()

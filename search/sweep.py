@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ray import tune
@@ -20,6 +21,7 @@ from search.ray_session import start_ray
 from search.recorder import FailureStopper, Recorder, new_record
 from search.searching import Searching
 from search.units import format_memory
+from search.variants import with_variants
 from search.warm_start import copy_adapter, read_warm_start
 from trainables.trial import LoraTrial
 
@@ -30,6 +32,7 @@ class Sweep:
     def __init__(self, plan: SweepPlan, paths: RunPaths, command: str) -> None:
         self.plan, self.paths, self.config = plan, paths, plan.config
         self.journal = Journal(paths, name=plan.config.name, size=plan.config.size)
+        self.journal.complete = partial(with_variants, plan)
         self.command = command
         facts = sweep_facts(self.journal.events)
         self.run_key = facts.get("run_key") or uuid.uuid4().hex
