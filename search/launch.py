@@ -13,7 +13,8 @@ from search.errors import InputError, LorafrontError
 from search.plan import SweepPlan, make_plan
 from search.progress import Progress
 from search.ray_session import configure_ray
-from search.run_folder import create_run_folder, exists_already
+from search.run_folder import exists_already, new_run_folder
+from search.run_lock import locked
 from search.tracking import Tracker, check_tracking, local_tracking
 from search.warm_start import read_warm_start
 
@@ -30,23 +31,25 @@ def launch_sweep(config: SweepConfig, run_dir: Path, command: str, console: Cons
     plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
     if config.warm_start is not None:
         console.print(read_warm_start(plan).describe(), style="dim", highlight=False)
-    return _run(plan, create_run_folder(config, run_dir), command, console)
+    with new_run_folder(config, run_dir) as paths:
+        return _run(plan, paths, command, console)
 
 
 def resume_sweep(run_dir: Path, console: Console) -> bool:
     """Go on with an interrupted sweep.
 
     Raises:
-        InputError: the folder is not a run folder, or its base model or data changed.
+        InputError: the folder is not a run folder, another process is working on it, or its base model or data changed.
     """
     paths = RunPaths(run_dir)
     if not paths.sweep_yaml.is_file():
         raise InputError(f"{run_dir} is not a run folder: it has no sweep.yaml")
-    config = resolve_config(None, config_file=paths.sweep_yaml)
-    _check_tracking(config)
-    plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
-    _check_same_data(run_dir, plan.data.fingerprint)
-    return _run(plan, paths, f"lorafront resume {run_dir}", console)
+    with locked(run_dir):
+        config = resolve_config(None, config_file=paths.sweep_yaml)
+        _check_tracking(config)
+        plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
+        _check_same_data(run_dir, plan.data.fingerprint)
+        return _run(plan, paths, f"lorafront resume {run_dir}", console)
 
 
 def _check_same_data(run_dir: Path, fingerprint: str) -> None:
