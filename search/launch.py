@@ -10,6 +10,7 @@ from analysis.records import Event, Front, RunPaths
 from search.config import SweepConfig, resolve_config
 from search.environment import git_commit, software_versions
 from search.errors import InputError, LorafrontError
+from search.interrupts import Interrupts
 from search.plan import SweepPlan, make_plan
 from search.progress import Progress
 from search.ray_session import configure_ray
@@ -17,6 +18,8 @@ from search.run_folder import exists_already, new_run_folder
 from search.run_lock import locked
 from search.tracking import Tracker, check_tracking, local_tracking
 from search.warm_start import read_warm_start
+
+CLOSING_SECONDS = 4.0  # for MLflow to take what is left, when a sweep ends before its time
 
 
 def launch_sweep(config: SweepConfig, run_dir: Path, command: str, console: Console) -> bool:
@@ -71,10 +74,26 @@ def _check_tracking(config: SweepConfig) -> None:
 
 def _run(plan: SweepPlan, paths: RunPaths, command: str, console: Console) -> bool:
     configure_ray()
+    with Interrupts(interrupted_text(paths.root), lambda: _show_cursor(console)) as interrupts:
+        return _run_heeding(plan, paths, command, console, interrupts)
+
+
+def interrupted_text(run_dir: Path) -> str:
+    """How to go on after an interrupt."""
+    return f"interrupted; go on with: lorafront resume {run_dir}"
+
+
+def _show_cursor(console: Console) -> None:
+    console.show_cursor(True)  # the live view hides it
+
+
+def _run_heeding(
+    plan: SweepPlan, paths: RunPaths, command: str, console: Console, interrupts: Interrupts
+) -> bool:
     from search.sweep import Sweep
 
     config = plan.config
-    sweep = Sweep(plan, paths, command)
+    sweep = Sweep(plan, paths, command, interrupts)
     tracker = _start_tracker(config, paths, sweep.run_key)
     total = config.trials + config.baseline.enabled
     console.print(
@@ -96,15 +115,21 @@ def _run(plan: SweepPlan, paths: RunPaths, command: str, console: Console) -> bo
             sweep.journal.listeners.append(progress.listen)
             front = sweep.run(lambda front: _print_searched(front, config.confirm, console))
     except Exception:
-        tracker.close(timeout_seconds=10)
+        tracker.close(timeout_seconds=CLOSING_SECONDS)
         raise
     finally:
         sweep.journal.close()
-    problems = _finish(front, paths, tracker)
+    problems = _break_off(front, tracker) if sweep.interrupted else _finish(front, paths, tracker)
     for problem in problems:
         console.print(f"warning: {problem}", highlight=False, markup=False)
     _print_end(front, paths, console)
     return not sweep.interrupted
+
+
+def _break_off(front: Front, tracker: Tracker) -> list[str]:
+    """After an interrupt, quickly: no report, which `lorafront report` makes, and `resume` completes MLflow."""
+    tracker.finish(front, files=[], member_folders={})
+    return tracker.close(timeout_seconds=CLOSING_SECONDS)
 
 
 def _start_tracker(config: SweepConfig, paths: RunPaths, run_key: str) -> Tracker:
@@ -207,9 +232,9 @@ def print_headline(front: Front, console: Console) -> None:
 
 def _print_end(front: Front, paths: RunPaths, console: Console) -> None:
     print_front(front, console)
-    console.print(
-        f"report      {paths.report_html}\nrun folder  {paths.root}", highlight=False, soft_wrap=True
-    )
+    lines = [f"run folder  {paths.root}"]
+    if paths.report_html.exists():
+        lines.insert(0, f"report      {paths.report_html}")
     if any(trial.on_front for trial in front.trials):
-        command = f"lorafront export {paths.root} --pick knee --to preset"
-        console.print(f"next        {command}", highlight=False, soft_wrap=True)
+        lines.append(f"next        lorafront export {paths.root} --pick knee --to preset")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from ray import tune
@@ -13,21 +14,26 @@ from search.confirm import confirm_config, replicate_specs
 from search.environment import git_commit, software_versions
 from search.errors import SweepError
 from search.history import is_own, was_launched
+from search.interrupts import Interrupts
 from search.journal import Journal, now
 from search.plan import BASELINE_ID, SweepPlan, predicted_bytes
 from search.ray_session import start_ray
 from search.recorder import FailureStopper, Recorder, new_record
 from search.searching import Searching
+from search.supervisor import Interrupted, Supervisor
 from search.units import format_memory
 from search.warm_start import copy_adapter, read_warm_start
 from trainables.trial import LoraTrial
 
 
 class Sweep:
-    """One launch of a sweep: new, or a resumption. All state of an earlier launch is read from trials.jsonl."""
+    """One launch of a sweep: new, or a resumption. All state of an earlier launch is read from trials.jsonl.
 
-    def __init__(self, plan: SweepPlan, paths: RunPaths, command: str) -> None:
-        self.plan, self.paths, self.config = plan, paths, plan.config
+    ``interrupted`` says afterwards that something was left to do when the user stopped it through ``interrupts``.
+    """
+
+    def __init__(self, plan: SweepPlan, paths: RunPaths, command: str, interrupts: Interrupts) -> None:
+        self.plan, self.paths, self.config, self._interrupts = plan, paths, plan.config, interrupts
         self.journal = Journal(paths, name=plan.config.name, size=plan.config.size)
         self.command = command
         facts = sweep_facts(self.journal.events)
@@ -46,7 +52,7 @@ class Sweep:
         self.journal.sweep(self._facts())
         self._start_warm()
         self._refuse_hopeless_baseline()
-        start_ray(self.plan)
+        self._start_ray()
         if not self._is_searched:
             self._search()
         if self._may_go_on:
@@ -56,6 +62,13 @@ class Sweep:
         if self._stopper.interrupted_by is not None:
             raise SweepError(f"the first trials all failed for one reason: {self._stopper.interrupted_by}")
         return front
+
+    def _start_ray(self) -> None:
+        try:
+            start_ray(self.plan)
+        except SystemExit:  # Ray takes SIGTERM while it starts
+            self._interrupts.end_at_once()
+        self._interrupts.take_over()
 
     @property
     def _may_go_on(self) -> bool:
@@ -113,7 +126,7 @@ class Sweep:
         self._fit("launch", searching.tune_config(), searching.is_paused)
         budget = self.config.time_budget
         over_time = budget is not None and time.monotonic() - started >= budget
-        # Tune takes an interrupt itself and returns as if done: what is left to do tells.
+        # One that comes when all is done is none.
         left = self._something_left(searching.why_over is not None)
         self.interrupted |= left and not over_time and self._stopper.interrupted_by is None
         if self.interrupted:
@@ -146,17 +159,15 @@ class Sweep:
             run_config=tune.RunConfig(
                 name=f"{name}-{launches:03d}",
                 storage_path=str(self.paths.tune.resolve()),
-                callbacks=[recorder],
+                callbacks=[recorder, Supervisor(self._interrupts)],
                 stop=self._stopper,
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=2),
                 failure_config=tune.FailureConfig(max_failures=0),
             ),
         )
-        try:
+        with self._interrupts.heed(), suppress(Interrupted):
             tuner.fit()
-        except KeyboardInterrupt:
-            self.interrupted = True
 
     def _something_left(self, enough: bool) -> bool:
         trials = self.journal.trials.values()
