@@ -59,7 +59,7 @@ class TrialRecord(Record):
     adapter checkpoint, relative to the run folder when it lies inside. A ``replicate`` trains the config of the trial
     ``replicate_of`` again with another seed, and is no trial of the search. ``adopted_from`` names the earlier sweep and
     its trial that a record was taken over from. In `front.json` a confirmed trial's ``test_loss`` is the mean over its
-    replicates.
+    replicates. ``restarted`` is why a trial went on from its last rung on another worker.
     """
 
     trial_id: str
@@ -86,6 +86,7 @@ class TrialRecord(Record):
     checkpoint: str | None = None
     replicate_of: str | None = None
     adopted_from: str | None = None
+    restarted: str | None = None
     confirmation: Confirmation | None = None
 
 

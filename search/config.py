@@ -46,6 +46,8 @@ class SweepConfig(Settings):
     ``reduction_factor`` times the one before. ``memory_budget`` is in bytes, ``time_budget`` in seconds
     (both also read text such as 24GiB and 30m). ``concurrent`` None lets the machine decide. ``confirm`` is the number of
     new seeds with which the front's members are trained again, ``warm_start`` an earlier run folder or a preset.
+    ``rung_timeout`` is the time in seconds that a trial may take from one rung to the next before it counts as hung
+    (None: from the time of its peers, see `search.rung_clock`).
     """
 
     name: str = Field(pattern=NAME_PATTERN)
@@ -61,6 +63,7 @@ class SweepConfig(Settings):
     scheduler: Literal["pareto-asha", "asha", "fifo"] = "pareto-asha"
     memory_budget: MemoryBytes | None = None
     time_budget: Seconds | None = None
+    rung_timeout: Seconds | None = None
     concurrent: int | None = Field(None, ge=1)
     address: str | None = None
     tracking_uri: str | None = None

@@ -16,6 +16,7 @@ from search.progress import Progress
 from search.ray_session import configure_ray
 from search.run_folder import exists_already, new_run_folder
 from search.run_lock import locked
+from search.storage_errors import storage_stop
 from search.tracking import Tracker, check_tracking, local_tracking
 from search.warm_start import read_warm_start
 
@@ -114,8 +115,11 @@ def _run_heeding(
                 progress.remember(trial)
             sweep.journal.listeners.append(progress.listen)
             front = sweep.run(lambda front: _print_searched(front, config.confirm, console))
-    except Exception:
+    except Exception as error:
         tracker.close(timeout_seconds=CLOSING_SECONDS)
+        stop = storage_stop(error, paths.root)
+        if stop is not None:
+            raise stop from error
         raise
     finally:
         sweep.journal.close()

@@ -22,7 +22,9 @@ def locked(run_dir: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise InputError(f"another lorafront process is working on {run_dir}: stop it or wait for it") from error
+        raise InputError(
+            f"another lorafront process is working on {run_dir}: stop it or wait for it"
+        ) from error
     except OSError as error:
         raise InputError(f"cannot write to run folder {run_dir}: {error.strerror}") from error
     try:

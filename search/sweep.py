@@ -19,11 +19,16 @@ from search.journal import Journal, now
 from search.plan import BASELINE_ID, SweepPlan, predicted_bytes
 from search.ray_session import start_ray
 from search.recorder import FailureStopper, Recorder, new_record
+from search.rung_clock import RungClock
 from search.searching import Searching
 from search.supervisor import Interrupted, Supervisor
 from search.units import format_memory
 from search.warm_start import copy_adapter, read_warm_start
 from trainables.trial import LoraTrial
+
+# A worker may die of what has nothing to do with its trial: a node that goes, another process that takes the memory.
+# What a trial does to its worker it does again, so more would be a waste.
+RESTARTS = 1
 
 
 class Sweep:
@@ -152,18 +157,21 @@ class Sweep:
     ) -> None:
         """One run of Ray Tune, recorded in the journal."""
         launches = sum("command" in (event.sweep or {}) for event in self.journal.events)
-        recorder = Recorder(self.journal, self._stopper, self.plan.predict_memory, is_paused)
+        supervisor = Supervisor(self._interrupts, RungClock(self.config.rungs, self.config.rung_timeout))
+        recorder = Recorder(
+            self.journal, self._stopper, self.plan.predict_memory, is_paused, supervisor.why_killed
+        )
         tuner = tune.Tuner(
             self._trainable(),
             tune_config=tune_config,
             run_config=tune.RunConfig(
                 name=f"{name}-{launches:03d}",
                 storage_path=str(self.paths.tune.resolve()),
-                callbacks=[recorder, Supervisor(self._interrupts)],
+                callbacks=[recorder, supervisor],
                 stop=self._stopper,
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=2),
-                failure_config=tune.FailureConfig(max_failures=0),
+                failure_config=tune.FailureConfig(max_failures=RESTARTS),
             ),
         )
         with self._interrupts.heed(), suppress(Interrupted):

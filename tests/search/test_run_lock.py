@@ -49,6 +49,9 @@ def test_a_run_folder_that_cannot_be_filled_is_not_left_behind(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("search.run_folder.write_atomically", full)
-    with pytest.raises(InputError, match="No space left"), new_run_folder(resolve_config(None), tmp_path / "run"):
+    with (
+        pytest.raises(InputError, match="No space left"),
+        new_run_folder(resolve_config(None), tmp_path / "run"),
+    ):
         pass
     assert not (tmp_path / "run").exists()
