@@ -1,6 +1,7 @@
 """Telling a full or read-only disk from a failed trial, through all the libraries that write into a run folder."""
 
 import errno
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ _FULL, _QUOTA, _READ_ONLY, _DEAD = (
     "read-only",
     "the disk does not answer",
 )
-_TOO_LARGE = "files may not become that large there"
+_TOO_LARGE, _UNCLEAR = "files may not become that large there", "files cannot be opened"
 _NUMBERS = {
     errno.ENOSPC: _FULL, errno.EDQUOT: _QUOTA, errno.EFBIG: _TOO_LARGE, errno.EROFS: _READ_ONLY, errno.EIO: _DEAD,
     errno.ESTALE: _DEAD,
@@ -29,6 +30,7 @@ _WORDS = {
     "attempt to write a readonly database": _READ_ONLY,
     "disk i/o error": _DEAD,
     "stale file handle": _DEAD,
+    "unable to open database file": _UNCLEAR,  # SQLite, in a folder that it cannot write to for whatever reason
 }
 _OWN = re.compile(r"StorageError: (.+)")  # as a remote traceback ends
 
@@ -50,6 +52,8 @@ def storage_stop(error: BaseException, run_dir: Path) -> StorageError | None:
     problem = storage_problem(error) or ("not allowed" if denied else None)
     if problem is None:
         return None
+    if problem == _UNCLEAR and os.statvfs(run_dir).f_flag & os.ST_RDONLY:
+        problem = _READ_ONLY
     where = f"{run_dir} or {tempfile.gettempdir()}"
     return StorageError(
         f"cannot write to {where}: {problem}. What was measured is kept; go on with: lorafront resume {run_dir}"

@@ -22,6 +22,7 @@ from search.recorder import FailureStopper, Recorder, new_record
 from search.rung_clock import RungClock
 from search.searching import Searching
 from search.supervisor import Interrupted, Supervisor
+from search.tune_repairs import repaired
 from search.units import format_memory
 from search.warm_start import copy_adapter, read_warm_start
 from trainables.trial import LoraTrial
@@ -174,7 +175,7 @@ class Sweep:
                 failure_config=tune.FailureConfig(max_failures=RESTARTS),
             ),
         )
-        with self._interrupts.heed(), suppress(Interrupted):
+        with self._interrupts.heed(), repaired(), suppress(Interrupted):
             tuner.fit()
 
     def _something_left(self, enough: bool) -> bool:

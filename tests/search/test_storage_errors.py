@@ -29,16 +29,17 @@ def caused(cause: BaseException, *, explicit: bool) -> BaseException:
         (OSError(errno.EROFS, "anything"), "read-only"),
         (sqlite3.OperationalError("database or disk is full"), "no space left"),
         (sqlite3.OperationalError("attempt to write a readonly database"), "read-only"),
+        (sqlite3.OperationalError("unable to open database file"), "files cannot be opened"),
         (Exception("I/O error: No space left on device (os error 28)"), "no space left"),
         (StorageError("no space left"), "no space left"),
     ],
 )
 def test_a_full_or_read_only_disk_is_found_through_other_errors(
-    cause: BaseException, words: str, explicit: bool
+    cause: BaseException, words: str, explicit: bool, tmp_path: Path
 ) -> None:
     error = caused(cause, explicit=explicit)
     assert storage_problem(error) == words
-    assert words in str(storage_stop(error, Path("runs/mine")))
+    assert words in str(storage_stop(error, tmp_path))
 
 
 def test_a_remote_traceback_tells() -> None:
