@@ -47,7 +47,8 @@ class SweepConfig(Settings):
     (both also read text such as 24GiB and 30m). ``concurrent`` None lets the machine decide. ``confirm`` is the number of
     new seeds with which the front's members are trained again, ``warm_start`` an earlier run folder or a preset.
     ``rung_timeout`` is the time in seconds that a trial may take from one rung to the next before it counts as hung
-    (None: from the time of its peers, see `search.rung_clock`).
+    (None: from the time of its peers, see `search.rung_clock`). ``tracking_outage`` says what happens when the server of
+    ``tracking_uri`` does not answer at the start: stop, or go on and write everything later.
     """
 
     name: str = Field(pattern=NAME_PATTERN)
@@ -67,6 +68,7 @@ class SweepConfig(Settings):
     concurrent: int | None = Field(None, ge=1)
     address: str | None = None
     tracking_uri: str | None = None
+    tracking_outage: Literal["stop", "later"] = "stop"
     data: DataSettings = DataSettings()
     execution: ExecutionSettings = ExecutionSettings()
     baseline: BaselineSettings = BaselineSettings()

@@ -14,10 +14,11 @@ from search.interrupts import Interrupts
 from search.plan import SweepPlan, make_plan
 from search.progress import Progress
 from search.ray_session import configure_ray
-from search.run_folder import exists_already, new_run_folder
+from search.run_folder import exists_already, is_taken, new_run_folder, remove_leftovers
 from search.run_lock import locked
 from search.storage_errors import storage_stop
-from search.tracking import Tracker, check_tracking, local_tracking
+from search.tracking import Tracker, local_tracking
+from search.tracking_uri import tracking_problem
 from search.warm_start import read_warm_start
 
 CLOSING_SECONDS = 4.0  # for MLflow to take what is left, when a sweep ends before its time
@@ -29,9 +30,9 @@ def launch_sweep(config: SweepConfig, run_dir: Path, command: str, console: Cons
     Raises:
         LorafrontError: bad input, a broken environment, or a sweep that cannot go on.
     """
-    if run_dir.exists():
+    if is_taken(run_dir):
         raise exists_already(run_dir)
-    _check_tracking(config)
+    _check_tracking(config, console)
     plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
     if config.warm_start is not None:
         console.print(read_warm_start(plan).describe(), style="dim", highlight=False)
@@ -49,8 +50,9 @@ def resume_sweep(run_dir: Path, console: Console) -> bool:
     if not paths.sweep_yaml.is_file():
         raise InputError(f"{run_dir} is not a run folder: it has no sweep.yaml")
     with locked(run_dir):
+        remove_leftovers(run_dir)
         config = resolve_config(None, config_file=paths.sweep_yaml)
-        _check_tracking(config)
+        _check_tracking(config, console)
         plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
         _check_same_data(run_dir, plan.data.fingerprint)
         return _run(plan, paths, f"lorafront resume {run_dir}", console)
@@ -68,9 +70,17 @@ def _check_same_data(run_dir: Path, fingerprint: str) -> None:
         )
 
 
-def _check_tracking(config: SweepConfig) -> None:
-    if config.tracking_uri is not None:
-        check_tracking(config.tracking_uri)
+def _check_tracking(config: SweepConfig, console: Console) -> None:
+    """Does the tracking server answer? The configuration says what it means if not."""
+    problem = None if config.tracking_uri is None else tracking_problem(config.tracking_uri)
+    if problem is None:
+        return
+    if config.tracking_outage == "stop":
+        choice = "to start all the same and write everything later, set tracking_outage=later"
+        raise InputError(f"{problem}; {choice} (--set, or in the run folder's sweep.yaml)")
+    console.print(
+        f"warning: {problem}; it is tried again while the sweep runs", highlight=False, markup=False
+    )
 
 
 def _run(plan: SweepPlan, paths: RunPaths, command: str, console: Console) -> bool:
@@ -96,6 +106,8 @@ def _run_heeding(
     config = plan.config
     sweep = Sweep(plan, paths, command, interrupts)
     tracker = _start_tracker(config, paths, sweep.run_key)
+    for trial in sweep.journal.trials.values():
+        tracker.update(trial)  # what an earlier launch could not write
     total = config.trials + config.baseline.enabled
     console.print(
         f"{total} trials on {plan.machine.description}, {plan.machine.concurrent} at a time; run folder {paths.root}",
@@ -125,7 +137,10 @@ def _run_heeding(
         sweep.journal.close()
     problems = _break_off(front, tracker) if sweep.interrupted else _finish(front, paths, tracker)
     for problem in problems:
-        console.print(f"warning: {problem}", highlight=False, markup=False)
+        console.print(f"warning: {problem}", highlight=False, markup=False, soft_wrap=True)
+    if any(problem.startswith("MLflow") for problem in problems):
+        text = f"What MLflow lacks is written by: lorafront resume {paths.root}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
     _print_end(front, paths, console)
     return not sweep.interrupted
 

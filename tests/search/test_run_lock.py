@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -6,8 +7,8 @@ import pytest
 
 from search.config import resolve_config
 from search.errors import InputError
-from search.run_folder import new_run_folder
-from search.run_lock import locked
+from search.run_folder import new_run_folder, remove_leftovers
+from search.run_lock import LOCK_NAME, locked
 
 HOLD = """
 import sys
@@ -55,3 +56,25 @@ def test_a_run_folder_that_cannot_be_filled_is_not_left_behind(
     ):
         pass
     assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_was_killed_at_once_is_no_obstacle_but_anything_else_is(tmp_path: Path) -> None:
+    config, run = resolve_config(None), tmp_path / "run"
+    run.mkdir()
+    (run / LOCK_NAME).touch()
+    (run / ".sweep.yaml.x.tmp").write_text("half")
+    with new_run_folder(config, run) as paths:
+        assert paths.sweep_yaml.is_file()
+    for taken in (run, run / LOCK_NAME):
+        with pytest.raises(InputError, match=r"exists|cannot create"), new_run_folder(config, taken):
+            pass
+
+
+def test_only_old_leftovers_are_removed(tmp_path: Path) -> None:
+    old, new, other = tmp_path / ".front.json.a.tmp", tmp_path / ".front.json.b.tmp", tmp_path / "front.json"
+    for path in (old, new, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    remove_leftovers(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted((new, other))
