@@ -78,9 +78,8 @@ def _check_tracking(config: SweepConfig, console: Console) -> None:
     if config.tracking_outage == "stop":
         choice = "to start all the same and write everything later, set tracking_outage=later"
         raise InputError(f"{problem}; {choice} (--set, or in the run folder's sweep.yaml)")
-    console.print(
-        f"warning: {problem}; it is tried again while the sweep runs", highlight=False, markup=False
-    )
+    text = f"warning: {problem}; it is tried again while the sweep runs"
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _run(plan: SweepPlan, paths: RunPaths, command: str, console: Console) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.agreement import disagreements, journal_trials
 from tests.integration.conftest import TINY_SWEEP, lorafront
 from tests.integration.launched import Launched, wait_until
 from tests.integration.test_sweep import last_states
@@ -139,11 +140,33 @@ def test_what_was_measured_before_an_interrupt_stays(survivor: Path) -> None:
     assert kept == measured.keys()
 
 
-def test_the_study_agrees_with_the_journal(survivor: Path) -> None:
-    import optuna
+def test_the_study_and_mlflow_agree_with_the_journal(survivor: Path) -> None:
+    assert disagreements(survivor) == []
 
-    study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{survivor / 'optuna.db'}")
-    words = {"completed": "COMPLETE", "stopped": "PRUNED", "failed": "FAIL"}
-    trials = {i: words[trial["status"]] for i, trial in last_states(survivor).items()}
-    entries = [(t.user_attrs.get("trial_id"), t.state.name) for t in study.trials]
-    assert sorted(entries) == sorted(trials.items())
+
+def test_two_sweeps_share_a_cluster_and_an_output_folder(workshop: Path, tmp_path: Path) -> None:
+    import ray
+
+    context = ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+    )
+    try:
+        address = context.address_info["address"]
+        sweep = [*TINY_SWEEP, "--trials", 2, "--no-baseline", "--address", address]
+        both = [
+            Launched(
+                *sweep, "--seed", n, "--out", tmp_path / f"run{n}", cwd=workshop, run=tmp_path / f"run{n}"
+            )
+            for n in range(2)
+        ]
+        for launched in both:
+            code, stdout, stderr = launched.end()
+            assert code == 0, stdout + stderr
+            assert disagreements(launched.run) == []
+            assert len(journal_trials(launched.run)) == 2
+    finally:
+        ray.shutdown()
