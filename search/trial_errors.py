@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 _DIED = "the worker process died (killed, out of host memory, or crashed)"
+_LOW_MEMORY = "Ray killed the worker process because its machine ran low on memory"
 # Ray's words where a process, or its whole node, is gone.
 _DEATHS = (
     "worker process has died",
@@ -31,5 +32,9 @@ def error_text(trial: Any) -> str:
 def describe_failure(trial: Any) -> str:
     """The reason in one line."""
     text = error_text(trial)
-    reason = _DIED if not text or any(words in text for words in _DEATHS) else last_line(text)
+    reason = last_line(text)
+    if "low on memory" in text:
+        reason = _LOW_MEMORY
+    elif not text or any(words in text for words in _DEATHS):
+        reason = _DIED
     return f"twice: {reason}" if trial.run_metadata.num_failures > 1 else reason

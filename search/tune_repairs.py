@@ -1,16 +1,31 @@
-"""What Ray Tune (2.60) does wrong when the worker of a trial dies before the trial runs."""
+"""What Ray Tune (2.60) does wrong when a trial's worker dies: two cases, repaired by subclasses of its loop."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune import tune
+from ray.tune.execution import tune_controller
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 
 
+class RepairedActorManager(RayActorManager):
+    """For workers that Ray kills because their node runs low on memory.
+
+    Ray reports that as an OutOfMemoryError, which is no RayActorError, and Tune ends the whole experiment over it.
+    """
+
+    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
+            exception = RayActorError(error_msg=str(exception))
+        super()._actor_task_failed(tracked_actor_task, exception)
+
+
 class RepairedController(TuneController):
-    """Tune's loop, for workers that die while they wait for a trial or take one over.
+    """For workers that die while they wait for a trial or take one over.
 
     Tune notices that by the actor's and by the task's failure. It counts both against the next trial, which did nothing:
     the first puts it back into the queue, the second fails it. And it still takes the trial for one that is being taken
@@ -27,9 +42,8 @@ class RepairedController(TuneController):
 @contextmanager
 def repaired() -> Iterator[None]:
     """Within it a `Tuner` runs the repaired loop."""
-    original = tune.TuneController
-    tune.TuneController = RepairedController
+    tune.TuneController, tune_controller.RayActorManager = RepairedController, RepairedActorManager
     try:
         yield
     finally:
-        tune.TuneController = original
+        tune.TuneController, tune_controller.RayActorManager = TuneController, RayActorManager
