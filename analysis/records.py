@@ -78,7 +78,8 @@ class TrialRecord(Record):
     ``replicate_of`` again with another seed, and is no trial of the search. ``adopted_from`` names the earlier sweep and
     its trial that a record was taken over from. ``predicted_memory_bytes`` is what was predicted before the trial ran,
     for its longest micro-batch; a trial that was refused was judged by that times ``memory_correction``, where there is
-    one. In `front.json` a confirmed trial's ``test_loss`` is the mean over its replicates.
+    one. In `front.json` a confirmed trial's ``test_loss`` is the mean over its replicates. ``restarted`` is why a
+    trial went on from its last rung on another worker.
     """
 
     trial_id: str
@@ -106,6 +107,7 @@ class TrialRecord(Record):
     checkpoint: str | None = None
     replicate_of: str | None = None
     adopted_from: str | None = None
+    restarted: str | None = None
     confirmation: Confirmation | None = None
     execution_variants: list[ExecutionVariant] | None = None
 

@@ -255,8 +255,11 @@ def _fail(text: str) -> NoReturn:
 
 def _end(finished: bool, run_dir: Path) -> None:
     if not finished:
-        print(f"interrupted; go on with: lorafront resume {run_dir}", file=sys.stderr)
-        raise typer.Exit(130)  # 128 + SIGINT, as shells say it
+        from search.interrupts import EXIT_CODE
+        from search.launch import interrupted_text
+
+        print(interrupted_text(run_dir), file=sys.stderr)
+        raise typer.Exit(EXIT_CODE)
 
 
 def main() -> None:
@@ -267,7 +270,8 @@ def main() -> None:
     try:
         # A command's typer.Exit comes back as its code.
         sys.exit(app(args=sys.argv[1:] or ["--help"], standalone_mode=False))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before a sweep begins: `search.interrupts` has it from then on
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     except LorafrontError as error:
         _report_error(error, debug)

@@ -16,6 +16,10 @@ class BrokenEnvironmentError(LorafrontError, RuntimeError):
     """The machine or installation cannot run the job: the text names the likely cause."""
 
 
+class StorageError(BrokenEnvironmentError):
+    """A file cannot be written: the disk is full, read-only or gone. The sweep stops, and can be resumed."""
+
+
 class TrialError(LorafrontError, RuntimeError):
     """One trial cannot go on (it diverged, a guard tripped, memory ran out). The sweep continues."""
 

@@ -10,12 +10,18 @@ from analysis.records import Event, Front, RunPaths
 from search.config import SweepConfig, resolve_config
 from search.environment import git_commit, software_versions
 from search.errors import InputError, LorafrontError
+from search.interrupts import Interrupts
 from search.plan import SweepPlan, make_plan
 from search.progress import Progress
 from search.ray_session import configure_ray
-from search.run_folder import create_run_folder, exists_already
-from search.tracking import Tracker, check_tracking, local_tracking
+from search.run_folder import exists_already, is_taken, new_run_folder, remove_leftovers
+from search.run_lock import locked
+from search.storage_errors import storage_stop
+from search.tracking import Tracker, local_tracking
+from search.tracking_uri import tracking_problem
 from search.warm_start import read_warm_start
+
+CLOSING_SECONDS = 4.0  # for MLflow to take what is left, when a sweep ends before its time
 
 
 def launch_sweep(config: SweepConfig, run_dir: Path, command: str, console: Console) -> bool:
@@ -24,29 +30,32 @@ def launch_sweep(config: SweepConfig, run_dir: Path, command: str, console: Cons
     Raises:
         LorafrontError: bad input, a broken environment, or a sweep that cannot go on.
     """
-    if run_dir.exists():
+    if is_taken(run_dir):
         raise exists_already(run_dir)
-    _check_tracking(config)
+    _check_tracking(config, console)
     plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
     if config.warm_start is not None:
         console.print(read_warm_start(plan).describe(), style="dim", highlight=False)
-    return _run(plan, create_run_folder(config, run_dir), command, console)
+    with new_run_folder(config, run_dir) as paths:
+        return _run(plan, paths, command, console)
 
 
 def resume_sweep(run_dir: Path, console: Console) -> bool:
     """Go on with an interrupted sweep.
 
     Raises:
-        InputError: the folder is not a run folder, or its base model or data changed.
+        InputError: the folder is not a run folder, another process is working on it, or its base model or data changed.
     """
     paths = RunPaths(run_dir)
     if not paths.sweep_yaml.is_file():
         raise InputError(f"{run_dir} is not a run folder: it has no sweep.yaml")
-    config = resolve_config(None, config_file=paths.sweep_yaml)
-    _check_tracking(config)
-    plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
-    _check_same_data(run_dir, plan.data.fingerprint)
-    return _run(plan, paths, f"lorafront resume {run_dir}", console)
+    with locked(run_dir):
+        remove_leftovers(run_dir)
+        config = resolve_config(None, config_file=paths.sweep_yaml)
+        _check_tracking(config, console)
+        plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
+        _check_same_data(run_dir, plan.data.fingerprint)
+        return _run(plan, paths, f"lorafront resume {run_dir}", console)
 
 
 def _check_same_data(run_dir: Path, fingerprint: str) -> None:
@@ -61,18 +70,43 @@ def _check_same_data(run_dir: Path, fingerprint: str) -> None:
         )
 
 
-def _check_tracking(config: SweepConfig) -> None:
-    if config.tracking_uri is not None:
-        check_tracking(config.tracking_uri)
+def _check_tracking(config: SweepConfig, console: Console) -> None:
+    """Does the tracking server answer? The configuration says what it means if not."""
+    problem = None if config.tracking_uri is None else tracking_problem(config.tracking_uri)
+    if problem is None:
+        return
+    if config.tracking_outage == "stop":
+        choice = "to start all the same and write everything later, set tracking_outage=later"
+        raise InputError(f"{problem}; {choice} (--set, or in the run folder's sweep.yaml)")
+    text = f"warning: {problem}; it is tried again while the sweep runs"
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _run(plan: SweepPlan, paths: RunPaths, command: str, console: Console) -> bool:
     configure_ray()
+    with Interrupts(interrupted_text(paths.root), lambda: _show_cursor(console)) as interrupts:
+        return _run_heeding(plan, paths, command, console, interrupts)
+
+
+def interrupted_text(run_dir: Path) -> str:
+    """How to go on after an interrupt."""
+    return f"interrupted; go on with: lorafront resume {run_dir}"
+
+
+def _show_cursor(console: Console) -> None:
+    console.show_cursor(True)  # the live view hides it
+
+
+def _run_heeding(
+    plan: SweepPlan, paths: RunPaths, command: str, console: Console, interrupts: Interrupts
+) -> bool:
     from search.sweep import Sweep
 
     config = plan.config
-    sweep = Sweep(plan, paths, command)
+    sweep = Sweep(plan, paths, command, interrupts)
     tracker = _start_tracker(config, paths, sweep.run_key)
+    for trial in sweep.journal.trials.values():
+        tracker.update(trial)  # what an earlier launch could not write
     total = config.trials + config.baseline.enabled
     console.print(
         f"{total} trials on {plan.machine.description}, {plan.machine.concurrent} at a time; run folder {paths.root}",
@@ -92,16 +126,28 @@ def _run(plan: SweepPlan, paths: RunPaths, command: str, console: Console) -> bo
                 progress.remember(trial)
             sweep.journal.listeners.append(progress.listen)
             front = sweep.run(lambda front: _print_searched(front, config.confirm, console))
-    except Exception:
-        tracker.close(timeout_seconds=10)
+    except Exception as error:
+        tracker.close(timeout_seconds=CLOSING_SECONDS)
+        stop = storage_stop(error, paths.root)
+        if stop is not None:
+            raise stop from error
         raise
     finally:
         sweep.journal.close()
-    problems = _finish(front, paths, tracker)
+    problems = _break_off(front, tracker) if sweep.interrupted else _finish(front, paths, tracker)
     for problem in problems:
-        console.print(f"warning: {problem}", highlight=False, markup=False)
+        console.print(f"warning: {problem}", highlight=False, markup=False, soft_wrap=True)
+    if any(problem.startswith("MLflow") for problem in problems):
+        text = f"What MLflow lacks is written by: lorafront resume {paths.root}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
     _print_end(front, paths, console)
     return not sweep.interrupted
+
+
+def _break_off(front: Front, tracker: Tracker) -> list[str]:
+    """After an interrupt, quickly: no report, which `lorafront report` makes, and `resume` completes MLflow."""
+    tracker.finish(front, files=[], member_folders={})
+    return tracker.close(timeout_seconds=CLOSING_SECONDS)
 
 
 def _start_tracker(config: SweepConfig, paths: RunPaths, run_key: str) -> Tracker:
@@ -208,9 +254,9 @@ def print_headline(front: Front, console: Console) -> None:
 
 def _print_end(front: Front, paths: RunPaths, console: Console) -> None:
     print_front(front, console)
-    console.print(
-        f"report      {paths.report_html}\nrun folder  {paths.root}", highlight=False, soft_wrap=True
-    )
+    lines = [f"run folder  {paths.root}"]
+    if paths.report_html.exists():
+        lines.insert(0, f"report      {paths.report_html}")
     if any(trial.on_front for trial in front.trials):
-        command = f"lorafront export {paths.root} --pick knee --to preset"
-        console.print(f"next        {command}", highlight=False, soft_wrap=True)
+        lines.append(f"next        lorafront export {paths.root} --pick knee --to preset")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)

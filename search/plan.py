@@ -77,9 +77,8 @@ class SweepPlan:
         return self.predict_memory(self.baseline_spec()) <= self.machine.memory_bytes
 
     def numbered_spec(self, number: int, config: TrialConfig) -> TrialSpec:
-        """The spec of the ``number``-th sampled trial; without a baseline the first one evaluates the base."""
-        first = number == 1 and not self.config.baseline.enabled
-        return self.spec(f"t{number:04d}", config, evaluate_base=first)
+        """The spec of the ``number``-th sampled trial."""
+        return self.spec(f"t{number:04d}", config)
 
     @cached_property
     def _predictor(self) -> TrialPredictor:

@@ -11,6 +11,7 @@ from search.plan import SweepPlan
 def configure_ray() -> None:
     """Set how Ray behaves in this process and its workers. Call before importing Ray."""
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # `search.interrupts` takes it
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a failed trial has no loss to report
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -44,6 +45,8 @@ def start_ray(plan: SweepPlan) -> None:
                 log_to_driver=False,
                 _node_ip_address="127.0.0.1",
                 configure_logging=False,
+                # Ray takes its only node for dead after 15 missed answers in 25 s of a busy machine, and ends us with it.
+                _system_config={"health_check_failure_threshold": 60},
             )
     except Exception as error:
         raise BrokenEnvironmentError(

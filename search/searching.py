@@ -6,6 +6,7 @@ from ray import tune
 
 from analysis.front import sweep_facts
 from analysis.records import RunPaths
+from search.base_duty import BaseDuty
 from search.history import History, settle, trial_config
 from search.journal import Journal
 from search.memory_budget import MemoryBudget
@@ -107,6 +108,7 @@ class Searching:
             admit=self._budget.admit,
             predict=self._budget.needed_bytes,
             memory_budget=config.memory_budget,
+            base_duty=BaseDuty(lambda: self._journal.base is not None),
         )
 
     def _begin_study(self) -> None:

@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -14,23 +15,34 @@ from search.confirm import confirm_config, replicate_specs
 from search.environment import git_commit, software_versions
 from search.errors import SweepError
 from search.history import is_own, trial_config, was_launched
+from search.interrupts import Interrupts
 from search.journal import Journal, now
 from search.plan import BASELINE_ID, SweepPlan
 from search.prediction import full_length_bytes
 from search.ray_session import start_ray
 from search.recorder import FailureStopper, Recorder, new_record
+from search.rung_clock import RungClock
 from search.searching import Searching
+from search.supervisor import Interrupted, Supervisor
+from search.tune_repairs import repaired
 from search.units import format_memory
 from search.variants import with_variants
 from search.warm_start import copy_adapter, read_warm_start
 from trainables.trial import LoraTrial
 
+# A worker may die of what has nothing to do with its trial: a node that goes, another process that takes the memory.
+# What a trial does to its worker it does again, so more would be a waste.
+RESTARTS = 1
+
 
 class Sweep:
-    """One launch of a sweep: new, or a resumption. All state of an earlier launch is read from trials.jsonl."""
+    """One launch of a sweep: new, or a resumption. All state of an earlier launch is read from trials.jsonl.
 
-    def __init__(self, plan: SweepPlan, paths: RunPaths, command: str) -> None:
-        self.plan, self.paths, self.config = plan, paths, plan.config
+    ``interrupted`` says afterwards that something was left to do when the user stopped it through ``interrupts``.
+    """
+
+    def __init__(self, plan: SweepPlan, paths: RunPaths, command: str, interrupts: Interrupts) -> None:
+        self.plan, self.paths, self.config, self._interrupts = plan, paths, plan.config, interrupts
         self.journal = Journal(paths, name=plan.config.name, size=plan.config.size)
         self.journal.complete = partial(with_variants, plan)
         self.command = command
@@ -50,7 +62,7 @@ class Sweep:
         self.journal.sweep(self._facts())
         self._start_warm()
         self._refuse_hopeless_baseline()
-        start_ray(self.plan)
+        self._start_ray()
         if not self._is_searched:
             self._search()
         if self._may_go_on:
@@ -60,6 +72,13 @@ class Sweep:
         if self._stopper.interrupted_by is not None:
             raise SweepError(f"the first trials all failed for one reason: {self._stopper.interrupted_by}")
         return front
+
+    def _start_ray(self) -> None:
+        try:
+            start_ray(self.plan)
+        except SystemExit:  # Ray takes SIGTERM while it starts
+            self._interrupts.end_at_once()
+        self._interrupts.take_over()
 
     @property
     def _may_go_on(self) -> bool:
@@ -122,7 +141,7 @@ class Sweep:
         self._fit("launch", searching.tune_config(), searching.is_paused)
         budget = self.config.time_budget
         over_time = budget is not None and time.monotonic() - started >= budget
-        # Tune takes an interrupt itself and returns as if done: what is left to do tells.
+        # One that comes when all is done is none.
         left = self._something_left(searching.why_over is not None)
         self.interrupted |= left and not over_time and self._stopper.interrupted_by is None
         if self.interrupted:
@@ -148,24 +167,25 @@ class Sweep:
     ) -> None:
         """One run of Ray Tune, recorded in the journal."""
         launches = sum("command" in (event.sweep or {}) for event in self.journal.events)
-        recorder = Recorder(self.journal, self._stopper, self.plan.predict_memory, is_paused)
+        supervisor = Supervisor(self._interrupts, RungClock(self.config.rungs, self.config.rung_timeout))
+        recorder = Recorder(
+            self.journal, self._stopper, self.plan.predict_memory, is_paused, supervisor.why_killed
+        )
         tuner = tune.Tuner(
             self._trainable(),
             tune_config=tune_config,
             run_config=tune.RunConfig(
                 name=f"{name}-{launches:03d}",
                 storage_path=str(self.paths.tune.resolve()),
-                callbacks=[recorder],
+                callbacks=[recorder, supervisor],
                 stop=self._stopper,
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=2),
-                failure_config=tune.FailureConfig(max_failures=0),
+                failure_config=tune.FailureConfig(max_failures=RESTARTS),
             ),
         )
-        try:
+        with self._interrupts.heed(), repaired(), suppress(Interrupted):
             tuner.fit()
-        except KeyboardInterrupt:
-            self.interrupted = True
 
     def _something_left(self, enough: bool) -> bool:
         trials = self.journal.trials.values()

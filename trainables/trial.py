@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from search.errors import LorafrontError, OutOfMemoryError
+from search.errors import LorafrontError, OutOfMemoryError, StorageError
+from search.storage_errors import storage_problem
 from trainables.settings import TrialSpec
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ class LoraTrial(tune.Trainable):
             self._ensure_begun()
             result = self.worker.train_rung()
         except Exception as error:  # whatever it is, this trial is over and the worker can take the next one
+            problem = storage_problem(error)
+            if problem is not None:  # but for the disk, which fails every trial
+                raise StorageError(problem) from error
             own_words = isinstance(error, LorafrontError)
             self._failure = str(error) if own_words else f"{type(error).__name__}: {first_line(error)}"
             infeasible = isinstance(error, OutOfMemoryError)
@@ -70,6 +74,20 @@ class LoraTrial(tune.Trainable):
                 "done": True,
             }
         return {"trial": self.spec.trial_id, "done": result["finished"], **result}
+
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        """Checkpoint the trial into the run folder.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        try:
+            return super().save(checkpoint_dir)
+        except Exception as error:
+            problem = storage_problem(error) or (str(error) if isinstance(error, OSError) else None)
+            if problem is not None:
+                raise StorageError(problem) from error
+            raise
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the trial's state; a failed trial has none worth keeping."""
