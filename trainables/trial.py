@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from search.errors import LorafrontError, OutOfMemoryError
-from trainables.settings import TrialSpec
+from search.errors import LorafrontError, OutOfMemoryError, WorkerLostError
+from trainables.settings import ExecutionSettings, TrialSpec
 
 if TYPE_CHECKING:
     from trainables.data import PreparedData
+    from trainables.worker import Worker
+    from trainables.worker_group import WorkerGroup
 
 
 def first_line(error: BaseException) -> str:
@@ -17,23 +19,34 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
+def make_worker(data: "PreparedData", execution: ExecutionSettings) -> "Worker | WorkerGroup":
+    """What trains: this process itself, or one process per device."""
+    if execution.devices_per_trial > 1:
+        from trainables.worker_group import WorkerGroup
+
+        return WorkerGroup(data, execution)
+    from trainables.worker import Worker
+
+    return Worker(data, execution.threads, execution.eval_batch_size)
+
+
 class LoraTrial(tune.Trainable):
     """One trial. ``config`` is ``{"spec": TrialSpec as a dictionary}``; a step trains to the next rung.
 
     Tune keeps the actor between trials (``reuse_actors``), so the worker with its base model stays warm. A trial
     that cannot go on reports that as its last result (``failure``, and ``infeasible`` when memory ran out) instead
-    of raising, which would cost the warm worker.
+    of raising, which would cost the warm worker. Only when a process of a trial on several devices is lost does it
+    raise: Tune then gives the trial's placement group back, which the process's node may have left.
     """
 
     def setup(self, config: dict[str, Any], data: "PreparedData | None" = None) -> None:
         """Start the worker, once per actor, and its first trial."""
         from search.environment import quiet_libraries
-        from trainables.worker import Worker
 
         quiet_libraries()
         spec = TrialSpec.model_validate(config["spec"])
         assert data is not None, "data come through tune.with_parameters"
-        self.worker = Worker(data, spec.execution.threads, spec.execution.eval_batch_size)
+        self.worker = make_worker(data, spec.execution)
         self._begin(spec)
 
     def _begin(self, spec: TrialSpec) -> None:
@@ -59,6 +72,8 @@ class LoraTrial(tune.Trainable):
         try:
             self._ensure_begun()
             result = self.worker.train_rung()
+        except WorkerLostError:
+            raise
         except Exception as error:  # whatever it is, this trial is over and the worker can take the next one
             own_words = isinstance(error, LorafrontError)
             self._failure = str(error) if own_words else f"{type(error).__name__}: {first_line(error)}"
