@@ -75,32 +75,44 @@ class GroupMember:
 
         listener = socket.create_server((address, 0))
         port: int = listener.getsockname()[1]
-        # The store closes the socket, so it gets one of its own.
+        # The store closes the socket, so it gets one of its own. The libuv store takes none.
         self._store = TCPStore(
-            address, port, is_master=True, wait_for_workers=False, master_listen_fd=os.dup(listener.fileno())
+            address,
+            port,
+            is_master=True,
+            wait_for_workers=False,
+            master_listen_fd=os.dup(listener.fileno()),
+            use_libuv=False,
         )
         listener.close()
         return port
 
     def join(self, address: str, port: int, timeout_s: float) -> None:
-        """Join the group and get the worker ready. Collective: all processes of the group must be told.
+        """Join the group and get the worker ready. Collective, as all that trains: every process must be told.
 
         Args:
             address: of the first process's node.
             port: of its store.
             timeout_s: after which an operation that waits for another process fails.
         """
+        _in_own_words(lambda: self._join(address, port, timeout_s))
+
+    def _join(self, address: str, port: int, timeout_s: float) -> None:
         import ray
         import torch
         import torch.distributed as dist
 
+        # Imported before anyone waits for anyone: it takes seconds, and not the same everywhere.
+        from trainables.plugins import import_plugins
         from trainables.worker import Worker
 
+        import_plugins()
         interface = interface_of(ray.util.get_node_ip_address())
         for library in ("GLOO", "NCCL") if interface else ():
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", str(interface))
         if self._rank > 0:
-            self._store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=timeout_s))
+            patience = timedelta(seconds=timeout_s)
+            self._store = dist.TCPStore(address, port, is_master=False, timeout=patience, use_libuv=False)
         on_cuda = torch.cuda.is_available()
         if on_cuda:
             torch.cuda.set_device(0)  # Ray shows each process its own device only
@@ -114,8 +126,16 @@ class GroupMember:
         self._worker = Worker(self._data, self._execution.threads, self._execution.eval_batch_size)
 
     def load_base(self, spec: TrialSpec) -> None:
-        """Load the base model, which may take longer here than elsewhere. Not collective."""
-        _in_own_words(lambda: self._worker.load_base(spec))
+        """End the last trial, and load the next one's base model unless it is the same. Not collective.
+
+        Apart from `begin`, so that nobody waits in a collective operation for one whose disk is slow.
+        """
+
+        def load() -> None:
+            self._worker.end()
+            self._worker.load_base(spec)
+
+        _in_own_words(load)
 
     def begin(self, spec: TrialSpec) -> None:
         """Get ready for a trial. Collective."""
@@ -126,9 +146,9 @@ class GroupMember:
         return _in_own_words(self._worker.train_rung)
 
     def save(self, facts: dict[str, Any]) -> dict[str, bytes]:
-        """This process's files of a checkpoint, by their paths in its folder."""
+        """The files of a checkpoint that this process writes, by their paths in its folder."""
         with tempfile.TemporaryDirectory(prefix="lorafront-") as name:
-            self._worker.save(Path(name), facts)
+            _in_own_words(lambda: self._worker.save(Path(name), facts))
             return read_files(Path(name))
 
     def load(self, files: dict[str, bytes]) -> None:

@@ -44,6 +44,11 @@ def check_plugin(execution: ExecutionSettings, device_type: str) -> None:
         )
 
 
+def import_plugins() -> None:
+    """Import what `make_plugin` needs, which takes seconds."""
+    import colossalai.booster.plugin  # noqa: F401
+
+
 def make_plugin(execution: ExecutionSettings) -> "Plugin":
     """The plugin object; gradient clipping is the plugin's where ZeRO shards the gradients."""
     from colossalai.booster.plugin import HybridParallelPlugin, LowLevelZeroPlugin, TorchDDPPlugin

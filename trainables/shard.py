@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Shard:
-    """This process is number ``rank`` of the trial's ``devices`` processes.
+    """Process number ``rank`` of the trial's ``devices`` processes.
 
     >>> Shard(1, 2).part([10, 11, 12, 13, 14])
     [11, 13]

@@ -212,7 +212,7 @@ class Training:
         return sum(loss for loss, _ in sums) / sum(targets for _, targets in sums)
 
     def _micro_batches(self, indices: list[int]) -> list[Batch]:
-        """This device's share of every micro-batch; the same number of them on all devices."""
+        """The share of this device of every micro-batch; the same number of them on all devices."""
         return [
             to_device(self._share_of(chunk), self.device) for chunk in split_micro(indices, self._micro_batch)
         ]

@@ -6,17 +6,13 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from search.errors import LorafrontError, OutOfMemoryError, WorkerLostError
+from trainables.group_member import first_line
 from trainables.settings import ExecutionSettings, TrialSpec
 
 if TYPE_CHECKING:
     from trainables.data import PreparedData
     from trainables.worker import Worker
     from trainables.worker_group import WorkerGroup
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
 def make_worker(data: "PreparedData", execution: ExecutionSettings) -> "Worker | WorkerGroup":

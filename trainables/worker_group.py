@@ -4,6 +4,7 @@ The group takes the calls that a single `trainables.worker.Worker` takes. It beg
 one of its processes dies, hangs or fails alone, all of them are ended, and the next trial begins with new ones.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import ray
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from search.errors import LorafrontError, OutOfMemoryError, WorkerLostError
+from search.errors import OutOfMemoryError, WorkerLostError
 from trainables.group_member import GroupMember, PeerError, Whereabouts, read_files, write_files
 from trainables.settings import ExecutionSettings, TrialSpec
 from trainables.worker_log import log_tail
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 # After so long a collective operation fails: torch's own limit for NCCL (torch.distributed, default_pg_nccl_timeout).
 COLLECTIVE_TIMEOUT_S = 600.0
-# For the processes to start and find each other. Assumed: importing torch and ColossalAI takes 10 s, on shared disks more.
+# For the processes to start and find each other. Assumed: imports take 10 s, from shared disks more.
 START_TIMEOUT_S = 300.0
 # How long the others get to answer once one has failed: their errors tell who failed first.
 GRACE_S = 5.0
@@ -31,7 +32,7 @@ GRACE_S = 5.0
 _MEMORY_FACTS = ("peak_memory_bytes", "reserved_memory_bytes", "outside_allocator_bytes", "peak_operator")
 
 
-def resources(devices: int, gpu: bool) -> list[dict[str, float]]:
+def bundles(devices: int, gpu: bool) -> list[dict[str, float]]:
     """The bundles of a trial's placement group: a little for the trial itself, then one per device."""
     return [{"CPU": 0.01}] + [{"CPU": 1, "GPU": 1} if gpu else {"CPU": 1} for _ in range(devices)]
 
@@ -129,58 +130,58 @@ class WorkerGroup:
     ) -> list[Any]:
         """Every process's answer, in order."""
         asked = [getattr(member, method).remote(*arguments) for member in members]
-        errors = _first_errors(asked, timeout_s)
-        if not errors and all(_is_ready(answer) for answer in asked):
-            return ray.get(asked)  # type: ignore[no-any-return]
-        raise self._failure(method, errors, len(asked), timeout_s)
+        answers, errors = _gather(asked, timeout_s)
+        if len(answers) == len(asked):
+            return [answers[rank] for rank in range(len(asked))]
+        raise self._failure(method, answers, errors, len(asked))
 
     def _failure(
-        self, method: str, errors: dict[int, Exception], asked: int, timeout_s: float | None
-    ) -> LorafrontError:
+        self, method: str, answers: dict[int, Any], errors: dict[int, Exception], asked: int
+    ) -> Exception:
         """What to say of the errors, by rank; ends the processes unless all of them failed alike."""
         where, devices = self._where, self._execution.devices_per_trial
         dead = [rank for rank, error in errors.items() if isinstance(error, ray.exceptions.RayActorError)]
-        own = [error for error in errors.values() if isinstance(error, LorafrontError)]
-        own = [error for error in own if not isinstance(error, PeerError)]
-        alike = len({(type(error), str(error)) for error in own}) == 1 and len(own) == asked
-        if alike and not isinstance(own[0], OutOfMemoryError):  # that one may have come anywhere in a step
+        own = [e for rank, e in errors.items() if rank not in dead and not isinstance(e, PeerError)]
+        # Memory may have run out anywhere in a step, so that operations of some processes are left unanswered.
+        alike = len(own) == asked and len({(type(error), str(error)) for error in own}) == 1
+        if alike and not isinstance(own[0], OutOfMemoryError):
             return own[0]
         self.end()
         if dead:
-            return WorkerLostError(f"worker {dead[0]} of {devices} died{_last_words(where, dead[0])}")
+            how = _last_words(where, dead[0]) or " without a message (killed, or out of host memory)"
+            return WorkerLostError(f"worker {dead[0]} of {devices} died{how}")
         if own:
             return next((error for error in own if isinstance(error, OutOfMemoryError)), own[0])
-        silent = next((rank for rank in range(asked) if rank not in errors), 0)
-        why = f"the others waited for it: {next(iter(errors.values()))}" if errors else f"{timeout_s:g} s"
-        what = f"worker {silent} of {devices} does not answer ({method}; {why})"
-        return WorkerLostError(what + _last_words(where, silent))
+        silent = [rank for rank in range(asked) if rank not in answers and rank not in errors]
+        waited = next((f": {error}" for error in errors.values()), "")
+        if not silent:
+            return WorkerLostError(f"the workers lost each other{waited}{_last_words(where, 0)}")
+        what = f"worker {silent[0]} of {devices} hangs ({method}{waited})"
+        return WorkerLostError(what + _last_words(where, silent[0]))
 
 
 def _last_words(where: Sequence[Whereabouts], rank: int) -> str:
     if rank >= len(where):
         return " before it had started"
     tail = log_tail(where[rank].log, where[rank].node_id)
-    return f"; its log ends with: {tail}" if tail else "; its log is empty"
+    return f"; its log ends with: {tail}" if tail else ""
 
 
-def _is_ready(answer: Any) -> bool:
-    return bool(ray.wait([answer], timeout=0)[0])
-
-
-def _first_errors(asked: list[Any], timeout_s: float | None) -> dict[int, Exception]:
-    """Waits for all answers, or, once one is an error, a little longer: the errors by rank."""
+def _gather(asked: list[Any], timeout_s: float | None) -> tuple[dict[int, Any], dict[int, Exception]]:
+    """Answers and errors by rank, waiting for all, or, once one is an error, only a little longer."""
+    answers: dict[int, Any] = {}
     errors: dict[int, Exception] = {}
-    waiting = dict(zip(asked, range(len(asked)), strict=True))
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    waiting = {answer: rank for rank, answer in enumerate(asked)}
+    deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
     while waiting:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
         ready, _ = ray.wait(list(waiting), timeout=left)
         if not ready:
             break
         rank = waiting.pop(ready[0])
         try:
-            ray.get(ready[0])
+            answers[rank] = ray.get(ready[0])
         except Exception as error:
-            errors[rank] = getattr(error, "cause", None) or error
-            deadline = min(deadline or float("inf"), time.monotonic() + GRACE_S)
-    return errors
+            errors[rank] = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+            deadline = min(deadline, time.monotonic() + GRACE_S)
+    return answers, errors

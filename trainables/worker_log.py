@@ -3,10 +3,11 @@
 from pathlib import Path
 
 LINES = 5
-_READ_BYTES = 8192
+CHARACTERS_PER_LINE = 200
+_READ_BYTES = 16_384
 _REMOTE_SECONDS = 10.0
-# Ray's own first lines of a worker's log.
-_RAY_MARKS = (":job_id:", ":actor_name:", ":task_name:")
+# Ray's own first lines of a worker's log, and the long list with which Python ends its report of a crash.
+_SKIPPED = (":job_id:", ":actor_name:", ":task_name:", "Extension modules:")
 
 
 def tail_of_file(path: str) -> str:
@@ -17,8 +18,8 @@ def tail_of_file(path: str) -> str:
             text = file.read().decode("utf-8", errors="replace")
     except OSError:
         return ""
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(_RAY_MARKS)]
-    return " | ".join(lines[-LINES:])
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(_SKIPPED)]
+    return " | ".join(line[:CHARACTERS_PER_LINE] for line in lines[-LINES:])
 
 
 def log_tail(path: str | None, node_id: str) -> str:
