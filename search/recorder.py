@@ -1,6 +1,7 @@
 """From Ray Tune's callbacks to the journal: what each trial measured, and how it ended."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,10 @@ _BASE_FIELDS = (
 )  # fmt: skip
 
 
+# The class in front of one of our own errors, whose text says enough.
+_OWN_ERROR = re.compile(r"^search\.errors\.\w+: ")
+
+
 def last_line(error: BaseException | str) -> str:
     """The last line of an error's text: what a person needs of a remote traceback."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
@@ -35,7 +40,8 @@ def last_line(error: BaseException | str) -> str:
 def _remote_error(trial: Any) -> str:
     """What Tune wrote down of an error that a worker raised or died of."""
     try:
-        return last_line(Path(trial.error_file).read_text(encoding="utf-8"))
+        line = last_line(Path(trial.error_file).read_text(encoding="utf-8"))
+        return _OWN_ERROR.sub("", line)
     except (OSError, TypeError):
         return "the worker process died without a message (killed, or out of host memory)"
 
