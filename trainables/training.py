@@ -142,9 +142,7 @@ class Training:
         execution = self.spec.execution
         module: Any = base
         if self.spec.kind == "lora":
-            # A kept base is in 4 bits already, and must not be quantised again.
-            quantize = execution.quantize and not getattr(base, "is_loaded_in_4bit", False)
-            module = self.booster.enable_lora(base, lora_config=lora_config(self.spec), quantize=quantize)
+            module = self.booster.enable_lora(base, lora_config=lora_config(self.spec))
             check_trainable(module, self.spec.target_modules)
             check_base_dtype(module, base_dtype(self.spec))
             fuse_adapters(module)

@@ -20,6 +20,7 @@ from trainables.checkpoint import load_training, save_training
 from trainables.cpu_attention import use_short_attention
 from trainables.losses import EvalResult, SupervisedHead, eval_batches, evaluate
 from trainables.memory import DeviceMemory
+from trainables.quantization import quantize_base
 from trainables.settings import TrialSpec
 from trainables.shard import Shard
 from trainables.training import Training, half_precision, quantizes, trains_fp32
@@ -86,12 +87,9 @@ class Worker:
         try:
             base = self.load_base(spec)
             self._facts = {}
-            if spec.evaluate_base and not quantizes(spec):
+            if spec.evaluate_base:
                 self._facts |= self._evaluate_untouched(base, spec)
             self.training = Training(spec, base, self.data, self.device, self.shard)
-            if spec.evaluate_base and quantizes(spec):
-                # 4-bit weights come to be together with the adapters, which as yet change nothing.
-                self._facts |= self._evaluate_untouched(self.training.module, spec)
         except Exception as error:
             self._drop_after(error)
             raise
@@ -103,9 +101,9 @@ class Worker:
         if spec.kind == "full" or self._base_key != key:
             self._base = self._base_key = None  # at most one base in memory
         if self._base is None:
-            # Quantising moves weight by weight: the device then never holds them all in 16 bits.
-            device = torch.device("cpu") if quantizes(spec) else self.device
-            self._base = load_base_model(Path(key[0]), dtype=key[1], device=device)  # type: ignore[arg-type]
+            on = torch.device("cpu") if quantizes(spec) else self.device
+            base: nn.Module = load_base_model(Path(key[0]), dtype=key[1], device=on)  # type: ignore[arg-type]
+            self._base = quantize_base(base) if quantizes(spec) else base
             self._base_key = key
         return self._base
 
@@ -198,7 +196,8 @@ class Worker:
             return
         spec = self.training.spec
         base = self.training.close()
-        keep = spec.kind == "lora" and spec.config.init != "pissa"
+        # PiSSA changes the weights, and the hybrid plugin exchanges modules, which it refuses to do again.
+        keep = spec.kind == "lora" and spec.config.init != "pissa" and spec.execution.plugin != "hybrid"
         self._base = base if keep else None
         self._base_key = self._base_key if keep else None
         self.training = None

@@ -115,7 +115,8 @@ class WorkerGroup:
             raise
 
     def _create(self, rank: int, placement: Any) -> Any:
-        bundle = placement.bundle_specs[rank + 1] if placement else {"CPU": 1}
+        on_gpu = "GPU" in ray.cluster_resources()
+        bundle = placement.bundle_specs[rank + 1] if placement else bundles(1, on_gpu)[1]
         strategy = PlacementGroupSchedulingStrategy(placement, rank + 1) if placement else None
         options = {"num_cpus": bundle.get("CPU", 1), "num_gpus": bundle.get("GPU", 0)}
         if strategy:
