@@ -123,7 +123,8 @@ def _flatten_optimizer(
     for index, values in state["state"].items():
         for name, value in values.items():
             if torch.is_tensor(value):
-                tensors[f"{index}.{name}"] = value.detach().cpu().contiguous()
+                # A copy: bitsandbytes' states share a table, which safetensors does not write.
+                tensors[f"{index}.{name}"] = value.detach().to("cpu", copy=True).contiguous()
             else:
                 numbers.setdefault(str(index), {})[name] = value
     return tensors, numbers, [_plain(group) for group in state["param_groups"]]

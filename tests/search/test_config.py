@@ -261,5 +261,5 @@ def test_the_baselines_settings_make_a_trial_config() -> None:
 def test_pissa_cannot_change_weights_in_4_bits(init: str) -> None:
     overrides = [f"space.init={init}"]
     resolve_config("llama3-8b", overrides=overrides)
-    with pytest.raises(InputError, match="init=pissa .* quantize=true"):
+    with pytest.raises(InputError, match=r"init=pissa .* quantize=true"):
         resolve_config("llama3-8b", overrides=[*overrides, "execution.quantize=true"])
