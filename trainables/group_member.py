@@ -55,10 +55,17 @@ class GroupMember:
         quiet_libraries()
         self._rank, self._data, self._execution = rank, data, execution
 
-    def whereabouts(self) -> Whereabouts:
-        """Where this process runs."""
+    def prepare(self) -> Whereabouts:
+        """Import what training needs, which takes seconds, and not the same everywhere; tells where this process runs.
+
+        Apart from `join`, so that nobody waits in a collective operation for one whose disk is slow.
+        """
         import ray
 
+        from trainables.plugins import import_plugins
+        from trainables.worker import Worker  # noqa: F401
+
+        import_plugins()
         try:
             log = os.readlink("/proc/self/fd/2")
         except OSError:
@@ -102,17 +109,13 @@ class GroupMember:
         import torch
         import torch.distributed as dist
 
-        # Imported before anyone waits for anyone: it takes seconds, and not the same everywhere.
-        from trainables.plugins import import_plugins
         from trainables.worker import Worker
 
-        import_plugins()
         interface = interface_of(ray.util.get_node_ip_address())
         for library in ("GLOO", "NCCL") if interface else ():
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", str(interface))
         if self._rank > 0:
-            patience = timedelta(seconds=timeout_s)
-            self._store = dist.TCPStore(address, port, is_master=False, timeout=patience, use_libuv=False)
+            self._store = dist.TCPStore(address, port, is_master=False, use_libuv=False)
         on_cuda = torch.cuda.is_available()
         if on_cuda:
             torch.cuda.set_device(0)  # Ray shows each process its own device only
@@ -128,7 +131,7 @@ class GroupMember:
     def load_base(self, spec: TrialSpec) -> None:
         """End the last trial, and load the next one's base model unless it is the same. Not collective.
 
-        Apart from `begin`, so that nobody waits in a collective operation for one whose disk is slow.
+        Apart from `begin`, for the same reason.
         """
 
         def load() -> None:

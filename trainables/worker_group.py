@@ -106,7 +106,7 @@ class WorkerGroup:
         for rank in range(self._execution.devices_per_trial):
             self._members.append(self._create(rank, placement))
         try:
-            self._where = self._ask("whereabouts", timeout_s=START_TIMEOUT_S)
+            self._where = self._ask("prepare", timeout_s=START_TIMEOUT_S)
             address = self._where[0].address
             port = self._call(self._members[:1], "open_store", address, timeout_s=START_TIMEOUT_S)[0]
             self._ask("join", address, port, self._timeout_s, timeout_s=START_TIMEOUT_S)

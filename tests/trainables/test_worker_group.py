@@ -12,8 +12,10 @@ import pytest
 from search.errors import DivergedError, WorkerLostError
 from tests.tiny import tiny_llama
 from trainables.data import PreparedData, prepare_data
+from trainables.losses import eval_batches, evaluate
 from trainables.modules import LLAMA_MODULES
 from trainables.settings import DataSettings, ExecutionSettings, TrialConfig, TrialSpec
+from trainables.shard import Shard
 from trainables.worker import Worker
 from trainables.worker_group import WorkerGroup
 
@@ -22,7 +24,7 @@ DEVICES = 2
 # Sums in another order: an fp32 loss of 6 has a last digit of 5e-7. In bf16 rounding is 65,536 times as coarse, but
 # gradients, adapters and their updates are fp32.
 FP32_TOLERANCE, BF16_TOLERANCE = 1e-5, 1e-3
-TIMEOUT_S = 20.0
+TIMEOUT_S = 15.0
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +136,53 @@ def test_a_checkpoint_goes_on_exactly_also_after_another_trial(
     assert [{name: result[name] for name in same} for result in (first, second)] == [
         {name: result[name] for name in same} for result in whole
     ]
+
+
+class HalfHeard(Shard):
+    """One of two devices, which hears nothing of the other."""
+
+    def total(self, tensor: Any) -> Any:
+        return tensor
+
+
+def test_each_batch_is_evaluated_on_one_device(alone: Worker, folder: Path) -> None:
+    alone.begin(spec(folder, 1))
+    assert alone.training is not None
+    model, head, autocast = alone.training.model, alone.training.head, alone.training.autocast
+    batches = eval_batches(alone.data.validation, alone.data.pad_token_id, 2, alone.device)
+    whole = evaluate(model, head, batches, autocast)
+    shares = [evaluate(model, head, batches, autocast, HalfHeard(rank, 2)) for rank in range(2)]
+    assert all(
+        0 in counts and sum(counts) > 0 for counts in zip(*(share.counts for share in shares), strict=True)
+    )
+    for name in ("sums", "counts"):
+        parts = zip(*(getattr(share, name) for share in shares), strict=True)
+        assert tuple(map(sum, parts)) == getattr(whole, name)
+    alone.end()
+
+
+def test_memory_is_the_worst_devices_and_what_is_saved(
+    group: WorkerGroup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {
+        "train_rung": [
+            {"eval_loss": 2.0, "train_seconds": 5.0, "peak_memory_bytes": 7, "peak_operator": "a"},
+            {"eval_loss": 2.0, "train_seconds": 6.0, "peak_memory_bytes": 9, "peak_operator": "b"},
+        ],
+        "save": [{"state.json": b"{}", "adapter/weights": b"0"}, {"optimizer-1": b"1"}],
+    }
+    asked: list[tuple[Any, ...]] = []
+
+    def answer(*question: Any) -> Any:
+        asked.append(question)
+        return answers[question[0]]
+
+    monkeypatch.setattr(group, "_ask", answer)
+    assert group.train_rung() == answers["train_rung"][0] | {"peak_memory_bytes": 9, "peak_operator": "b"}
+    group.save(tmp_path)
+    assert asked[-1] == ("save", {"peak_memory_bytes": 9, "peak_operator": "b"})
+    written = {str(p.relative_to(tmp_path)): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert written == answers["save"][0] | answers["save"][1]
 
 
 def test_what_all_workers_find_costs_none_of_them(group: WorkerGroup, folder: Path) -> None:
