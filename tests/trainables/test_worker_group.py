@@ -1,6 +1,7 @@
 """Two processes train what one does: same losses, same checkpoints; and one that is lost takes nothing with it."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 
-from search.errors import DivergedError, WorkerLostError
+from search.errors import DivergedError, OutOfMemoryError, TrialError, WorkerLostError
 from tests.tiny import tiny_llama
 from trainables.data import PreparedData, prepare_data
+from trainables.group_member import PeerError, Whereabouts
 from trainables.losses import eval_batches, evaluate
 from trainables.modules import LLAMA_MODULES
 from trainables.settings import DataSettings, ExecutionSettings, TrialConfig, TrialSpec
@@ -44,8 +47,6 @@ def data(folder: Path) -> PreparedData:
 
 @pytest.fixture(scope="module")
 def group(data: PreparedData) -> Iterator[WorkerGroup]:
-    import ray
-
     ray.init(
         address="local",
         num_cpus=DEVICES,
@@ -183,6 +184,42 @@ def test_memory_is_the_worst_devices_and_what_is_saved(
     assert asked[-1] == ("save", {"peak_memory_bytes": 9, "peak_operator": "b"})
     written = {str(p.relative_to(tmp_path)): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     assert written == answers["save"][0] | answers["save"][1]
+
+
+OOM, DIVERGED = OutOfMemoryError("out of memory"), DivergedError("diverged")
+LOST = PeerError("RuntimeError: connection closed by peer")
+DEAD = ray.exceptions.ActorDiedError()
+
+
+@pytest.mark.parametrize(
+    ("answers", "errors", "words", "ends"),
+    [
+        ({}, {0: DIVERGED, 1: DivergedError("diverged")}, "^diverged$", False),
+        ({}, {0: DIVERGED, 1: TrialError("other")}, "^diverged$", True),
+        ({}, {0: OOM, 1: OutOfMemoryError("out of memory")}, "^out of memory$", True),
+        ({}, {0: LOST, 1: OOM}, "^out of memory$", True),
+        ({}, {1: DIVERGED}, "^diverged$", True),  # the other one waits for it and has not answered yet
+        ({}, {0: LOST, 1: DEAD}, "^worker 1 of 2 died without a message", True),
+        ({0: 1}, {1: DEAD}, "^worker 1 of 2 died", True),
+        ({}, {1: LOST}, r"^worker 0 of 2 hangs \(train_rung: .*closed by peer\)$", True),
+        ({}, {0: LOST, 1: LOST}, "^the workers lost each other: .*closed by peer$", True),
+    ],
+)
+def test_who_failed_first_is_what_is_said(
+    group: WorkerGroup,
+    monkeypatch: pytest.MonkeyPatch,
+    answers: dict[int, Any],
+    errors: dict[int, Exception],
+    words: str,
+    ends: bool,
+) -> None:
+    ended: list[bool] = []
+    monkeypatch.setattr(group, "end", lambda: ended.append(True))
+    monkeypatch.setattr(group, "_where", [Whereabouts(0, "", "", None)] * 2)
+    said = group._failure("train_rung", answers, errors, 2)
+    assert re.search(words, str(said)), said
+    assert isinstance(said, WorkerLostError) == (not set(errors.values()) & {OOM, DIVERGED})
+    assert bool(ended) == ends
 
 
 def test_what_all_workers_find_costs_none_of_them(group: WorkerGroup, folder: Path) -> None:
