@@ -83,6 +83,11 @@ def quiet_libraries() -> None:
     }.items():
         os.environ.setdefault(name, value)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of CPU kernels that nothing here uses
+    logging.getLogger("colossalai").addFilter(_is_error)  # its level is set anew whenever it is asked for
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def cpu_budget() -> int:

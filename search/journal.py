@@ -30,6 +30,8 @@ class Journal:
         self._end_torn_line(paths.trials_jsonl)
         self._file = paths.trials_jsonl.open("a", encoding="utf-8")
         self.listeners: list[Callable[[Event], None]] = []
+        # What is added to a completed trial's record before it is written.
+        self.complete: Callable[[TrialRecord], TrialRecord] = lambda record: record
 
     @staticmethod
     def _end_torn_line(path: Path) -> None:
@@ -68,9 +70,10 @@ class Journal:
 
     def trial(self, event: str, record: TrialRecord) -> None:
         """Note a trial's new state; a completed one changes the front."""
-        copy = record.model_copy(deep=True)
+        is_completed = event == "ended" and record.status == "completed"
+        copy = (self.complete(record) if is_completed else record).model_copy(deep=True)
         self.append(Event(event=event, time=now(), trial=copy))  # type: ignore[arg-type]
-        if event == "ended" and record.status == "completed":
+        if is_completed:
             self.write_front(finished=False)
 
     def front(self, *, finished: bool) -> Front:

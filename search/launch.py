@@ -188,6 +188,7 @@ def print_headline(front: Front, console: Console) -> None:
     """What the front is worth: confirmed, and against full fine-tuning."""
     from analysis.confirmed import picked_from_text
     from analysis.headline import headline_lines
+    from analysis.memory_error import prediction_text
     from analysis.tables import against_full_table, confirmation_table
 
     for table in (confirmation_table(front), against_full_table(front)):
@@ -196,6 +197,9 @@ def print_headline(front: Front, console: Console) -> None:
             console.print(table)
     console.print()
     lines = headline_lines(front)
+    predicted = prediction_text(front)
+    if predicted is not None:
+        lines.append(predicted)
     if any(trial.on_front for trial in front.trials):
         lines.append(picked_from_text(front))
     for line in lines:

@@ -1,7 +1,8 @@
 """Everything a sweep needs before its first trial: checked, fetched and prepared, nothing written yet."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ from search.config import SweepConfig
 from search.devices import check_devices, check_sharing
 from search.environment import available_memory_bytes, cpu_budget, default_concurrency
 from search.errors import InputError
+from search.longest_batch import LongestBatches
+from search.prediction import TrialPredictor, corners, full_length_bytes
 from trainables.base_models import cache_root, read_architecture, resolve_base_model
 from trainables.data import PreparedData, prepare_data
-from trainables.memory_model import predict_peak
+from trainables.layer_memory import Device
 from trainables.modules import LLAMA_MODULES, linear_modules, resolve_targets
 from trainables.plugins import check_plugin
 from trainables.settings import Architecture, ExecutionSettings, TrialConfig, TrialSpec
@@ -27,7 +30,7 @@ class Machine:
     trial's devices.
     """
 
-    device: str
+    device: Device
     description: str
     concurrent: int
     threads: int | None
@@ -80,48 +83,22 @@ class SweepPlan:
         first = number == 1 and not self.config.baseline.enabled
         return self.spec(f"t{number:04d}", config, evaluate_base=first)
 
+    @cached_property
+    def _predictor(self) -> TrialPredictor:
+        return TrialPredictor(self.architecture, self.machine.device, LongestBatches(self.data))
+
     def predict_memory(self, spec: TrialSpec) -> int:
-        """Predicted peak bytes of a trial (the closed form of `trainables.memory_model`)."""
-        return predicted_bytes(
-            self.config,
-            self.architecture,
-            spec.config,
-            spec.target_modules,
-            spec.kind,
-            self.supervised_fraction,
-        )
+        """Predicted peak bytes of one device of a trial, with its spec's execution, on its longest micro-batch."""
+        return self._predictor.bytes_of(spec)
 
-    @property
-    def supervised_fraction(self) -> float:
-        """The share of positions whose next token is an answer's, where the model's head is computed."""
-        supervised = sum(int(example.supervised.sum()) for example in self.data.train)
-        return max(supervised, 1) / sum(len(example.input_ids) for example in self.data.train)
+    def least_memory(self) -> int:
+        """Predicted peak bytes of the smallest config of the space.
 
-
-def predicted_bytes(
-    config: SweepConfig,
-    arch: Architecture,
-    trial: TrialConfig,
-    modules: tuple[str, ...],
-    kind: str = "lora",
-    supervised_fraction: float = 1.0,
-) -> int:
-    """Predicted peak bytes of one trial config on this machine's kind of device, on batches of full length."""
-    return predict_peak(
-        arch,
-        trial,
-        config.execution,
-        target_modules=modules,
-        seq_len=config.data.seq_len,
-        kind=kind,  # type: ignore[arg-type]
-        device=device_type(),
-        supervised_fraction=supervised_fraction,
-    ).peak_bytes
-
-
-def device_type() -> Any:
-    """``cuda`` or ``cpu``; without importing torch where the driver's device files tell."""
-    return "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
+        Raises:
+            InputError: a target module is none of a Llama's.
+        """
+        trials = corners(self.config, self.targets)
+        return min(self.predict_memory(self.spec("smallest", trial)) for trial in trials)
 
 
 def target_modules(
@@ -146,31 +123,6 @@ def known_model(config: SweepConfig) -> tuple[Architecture, tuple[str, ...]]:
         return config.architecture, LLAMA_MODULES
     base = resolve_base_model(config.base_model)
     return read_architecture(base), linear_modules(base)
-
-
-def memory_range(
-    config: SweepConfig, arch: Architecture, targets: Mapping[str, tuple[str, ...]]
-) -> tuple[int, int]:
-    """Least and most predicted peak bytes over the corners of the space that move memory.
-
-    ``targets`` gives the modules of every target set in the space.
-    """
-    dimensions = config.search_space.dimensions
-    ranks, batches = _ends(dimensions.get("rank"), 8), _ends(dimensions.get("batch_size"), 4)
-    predictions = [
-        predicted_bytes(config, arch, TrialConfig(rank=rank, batch_size=batch, targets=name), modules)
-        for rank in ranks
-        for batch in batches
-        for name, modules in targets.items()
-    ]
-    return min(predictions), max(predictions)
-
-
-def _ends(dimension: Any, default: int) -> tuple[int, int]:
-    if dimension is None:
-        return default, default
-    values = getattr(dimension, "values", None) or (dimension.low, dimension.high)
-    return int(min(values)), int(max(values))
 
 
 def find_machine(config: SweepConfig, bytes_per_device: int) -> Machine:
@@ -209,21 +161,19 @@ def make_plan(config: SweepConfig, say: Callable[[str], None]) -> SweepPlan:
     data = prepare_data(
         config.data, str(base), train_examples=config.max_examples, seed=config.seed, cache_dir=cache_root()
     )
-    baseline = predicted_bytes(config, architecture, config.baseline_config(), (), "full")
-    machine = find_machine(config, baseline)
-    _check_budget(config, architecture, targets)
-    return SweepPlan(config, architecture, base, data, targets, machine)
+    baseline = full_length_bytes(config, architecture, config.baseline_config(), (), "full")
+    plan = SweepPlan(config, architecture, base, data, targets, find_machine(config, baseline))
+    _check_budget(plan)
+    return plan
 
 
-def _check_budget(config: SweepConfig, arch: Architecture, targets: dict[str, tuple[str, ...]]) -> None:
+def _check_budget(plan: SweepPlan) -> None:
     """A budget that not even the smallest config meets is a mistake, not a search."""
     from search.units import format_memory
 
-    if config.memory_budget is None:
-        return
-    least, _ = memory_range(config, arch, targets)
-    if least > config.memory_budget:
+    budget, least = plan.config.memory_budget, plan.least_memory()
+    if budget is not None and least > budget:
         raise InputError(
-            f"memory budget {format_memory(config.memory_budget)} is below the smallest config of the space, "
+            f"memory budget {format_memory(budget)} is below the smallest config of the space, "
             f"which is predicted to need {format_memory(least)}"
         )

@@ -3,22 +3,25 @@
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ray import tune
 
 from analysis.front import sweep_facts
-from analysis.records import Front, RunPaths
+from analysis.records import Front, RunPaths, TrialRecord
 from search.confirm import confirm_config, replicate_specs
 from search.environment import git_commit, software_versions
 from search.errors import SweepError
-from search.history import is_own, was_launched
+from search.history import is_own, trial_config, was_launched
 from search.journal import Journal, now
-from search.plan import BASELINE_ID, SweepPlan, predicted_bytes
+from search.plan import BASELINE_ID, SweepPlan
+from search.prediction import full_length_bytes
 from search.ray_session import start_ray
 from search.recorder import FailureStopper, Recorder, new_record
 from search.searching import Searching
 from search.units import format_memory
+from search.variants import with_variants
 from search.warm_start import copy_adapter, read_warm_start
 from trainables.trial import LoraTrial
 from trainables.worker_group import bundles
@@ -30,6 +33,7 @@ class Sweep:
     def __init__(self, plan: SweepPlan, paths: RunPaths, command: str) -> None:
         self.plan, self.paths, self.config = plan, paths, plan.config
         self.journal = Journal(paths, name=plan.config.name, size=plan.config.size)
+        self.journal.complete = partial(with_variants, plan)
         self.command = command
         facts = sweep_facts(self.journal.events)
         self.run_key = facts.get("run_key") or uuid.uuid4().hex
@@ -65,7 +69,7 @@ class Sweep:
     def _facts(self) -> dict[str, Any]:
         """What the journal says of this launch."""
         config, plan = self.config, self.plan
-        reference = predicted_bytes(config, plan.architecture, config.baseline_config(), (), "full")
+        reference = full_length_bytes(config, plan.architecture, config.baseline_config(), (), "full")
         first = {"created": now()} if not any(e.event == "sweep" for e in self.journal.events) else {}
         return first | {
             "run_key": self.run_key,
@@ -92,8 +96,13 @@ class Sweep:
             self.journal.found_base(warm.base)
         for trial in warm.adopted:
             if trial.trial_id not in self.journal.trials:
-                self.journal.trial("ended", copy_adapter(trial, self.paths))
+                self.journal.trial("ended", self._predicted_anew(copy_adapter(trial, self.paths)))
         self.journal.sweep({"warm_start": {"points": list(warm.points)}})
+
+    def _predicted_anew(self, trial: TrialRecord) -> TrialRecord:
+        """The record of an earlier sweep's trial as this version predicts it, since it will correct predictions here."""
+        spec = self.plan.spec(trial.trial_id, trial_config(trial), kind=trial.kind, seed=trial.seed)
+        return trial.model_copy(update={"predicted_memory_bytes": self.plan.predict_memory(spec)})
 
     def _refuse_hopeless_baseline(self) -> None:
         """Record full fine-tuning as infeasible, with its predicted memory, where the device cannot hold it."""

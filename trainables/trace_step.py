@@ -48,6 +48,7 @@ class TracedTraining(Training):
         for module in self.model.modules():
             if isinstance(module, DistributedDataParallel):
                 module.register_comm_hook(None, _no_reduction)
+                module.reducer = _Reducer(module.reducer)
         if spec.execution.gradient_checkpointing:
             self._mark_recomputing()
 
@@ -133,6 +134,19 @@ class TracedTraining(Training):
         self.counter.register_as("base_weights", [*parameters, *self.module.buffers()])
         offloads = self.spec.execution.plugin == "zero2-offload"
         self.counter.register_as(HOST if offloads else "optimizer_state", [*masters, *states])
+
+
+class _Reducer:
+    """DDP's reducer, but that it keeps its buckets: to form them anew it would copy the parameters' data."""
+
+    def __init__(self, reducer: Any) -> None:
+        self._reducer = reducer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reducer, name)
+
+    def _rebuild_buckets(self) -> bool:
+        return False
 
 
 def _no_reduction(state: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:

@@ -71,6 +71,8 @@ def test_a_sweep_goes_on_after_a_worker_of_a_trial_was_killed(workshop: Path, tm
     assert re.match("worker [01] of 2 died", failed["error"]), failed["error"]
     assert completed["status"] == "completed"
     assert [rung["examples_seen"] for rung in completed["rungs"]] == [30, 90, 270]
+    predicted = pytest.approx(completed["predicted_memory_bytes"], rel=0.02)
+    assert completed["peak_memory_bytes"] == predicted  # of one device
     assert json.loads((run / "front.json").read_text())["finished"] is True
 
 

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from search.environment import quiet_libraries
 from search.units import GIB
 from tests.benchmarks.published_memory.predict import predicted_bytes
 from tests.benchmarks.published_memory.rows import ROWS
@@ -11,18 +12,20 @@ BEGIN, END = "<!-- published-memory:begin -->", "<!-- published-memory:end -->"
 
 
 def table() -> str:
-    """A Markdown table of all rows; figures in GiB."""
+    """A Markdown table of all rows, figures in GiB, and under it what is unknown of them, numbered."""
     lines = [
-        "| run | published | predicted | difference | known? | what is unknown |",
+        "| run | published | predicted | difference | known? | left open |",
         "| - | - | - | - | - | - |",
     ]
+    gaps = list(dict.fromkeys(row.unknown for row in ROWS))
     for row in ROWS:
-        predicted = predicted_bytes(row)
+        predicted, note = predicted_bytes(row), gaps.index(row.unknown) + 1
         lines.append(
             f"| [{row.name}]({row.source}) | {row.published_bytes / GIB:.2f} | {predicted / GIB:.2f} | "
-            f"{predicted / row.published_bytes - 1:+.1%} | {'yes' if row.known else 'no'} | {row.unknown} |"
+            f"{predicted / row.published_bytes - 1:+.1%} | {'yes' if row.known else 'no'} | {note} |"
         )
-    return "\n".join(lines)
+    notes = [f"{number}. Open: {gap}." for number, gap in enumerate(gaps, 1)]
+    return "\n".join([*lines, "", *notes])
 
 
 def main() -> None:
@@ -30,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--readme", type=Path)
     arguments = parser.parse_args()
+    quiet_libraries()
     made = table()
     if arguments.readme is None:
         print(made)
