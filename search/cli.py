@@ -220,11 +220,13 @@ def doctor(debug: Annotated[bool, Flag("--debug", help="Show tracebacks.")] = Fa
 def _print_dry_run(config: Any) -> None:
     from rich.table import Table
 
+    from search.devices import check_sharing, device_note
     from search.plan import known_model, target_modules
     from search.prediction import memory_range
     from search.units import format_memory
     from search.yaml_io import dump_yaml
 
+    check_sharing(config)
     print(dump_yaml(config.to_yaml_dict()))
     table = Table(title="search space", box=None, title_justify="left", title_style="bold")
     table.add_column("dimension")
@@ -240,6 +242,9 @@ def _print_dry_run(config: Any) -> None:
         f"for batches of full length ({config.data.seq_len} tokens)",
         highlight=False,
     )
+    note = device_note(config)
+    if note is not None:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def _one_of(flag: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -90,6 +90,11 @@ class SweepConfig(Settings):
         space = SearchSpace(self.space)
         if self.sampler == "grid":
             check_grid(space)
+        init = space.dimensions.get("init")
+        if self.execution.quantize and init is not None and init.contains("pissa"):
+            raise ValueError(
+                "init=pissa changes the base model's weights, which quantize=true holds in 4 bits"
+            )
         for name, value in self.recommended.items():
             if parse_dimension(name, value, "recommended").size() != 1:
                 raise ValueError(f"recommended.{name}: is one value, not {value!r}")

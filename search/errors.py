@@ -32,5 +32,9 @@ class OutOfMemoryError(TrialError):
     """The device ran out of memory during a trial: the config is infeasible, not broken."""
 
 
+class WorkerLostError(TrialError):
+    """A process of a trial on several devices died or hangs. The text ends with what it wrote last."""
+
+
 class SweepError(LorafrontError, RuntimeError):
     """A sweep that started cannot go on, for instance because every trial fails for one reason."""

@@ -36,7 +36,7 @@ class LongestBatches:
         together = devices * spec.execution.micro_batch(per_device)
         key = (spec.rungs, spec.config.batch_size, spec.seed, together, devices)
         if key not in self._known:
-            longest = longest_micro_batch(self._batches_of(spec), self._lengths, together)
+            longest = longest_micro_batch(self._batches_of(spec), self._lengths, together, devices)
             shares = [longest[rank::devices] for rank in range(min(devices, len(longest)))]
             share = max(shares, key=self._tokens)
             self._known[key] = MicroBatch(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from search.config import SweepConfig
+from search.devices import check_devices, check_sharing
 from search.environment import available_memory_bytes, cpu_budget, default_concurrency
 from search.errors import InputError
 from search.longest_batch import LongestBatches
@@ -25,7 +26,8 @@ BASELINE_ID = "baseline"
 class Machine:
     """What trials run on: ``device`` is cuda or cpu, ``concurrent`` trials at once with ``threads`` each.
 
-    ``memory_bytes`` is what one trial can have: a GPU's memory, or on a CPU what is free now.
+    ``memory_bytes`` is what one device of a trial can have: a GPU's memory, or on a CPU what is free now, shared by the
+    trial's devices.
     """
 
     device: Device
@@ -122,26 +124,25 @@ def known_model(config: SweepConfig) -> tuple[Architecture, tuple[str, ...]]:
     return read_architecture(base), linear_modules(base)
 
 
-def find_machine(config: SweepConfig, bytes_per_trial: int) -> Machine:
-    """The device kind, and how many trials run at once.
+def find_machine(config: SweepConfig, bytes_per_device: int) -> Machine:
+    """The device kind, and how many trials run at once, of which one needs so many bytes on each of its devices.
 
     Raises:
-        InputError: the plugin cannot run on this hardware.
+        InputError: the plugin cannot run on this hardware, or there are fewer devices than one trial needs.
     """
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     check_plugin(config.execution, "cuda" if gpus else "cpu")
-    cores = cpu_budget()
-    concurrent, threads = default_concurrency(
-        config.trials, cores, gpus, config.execution.devices_per_trial, bytes_per_trial
-    )
+    cores, devices = cpu_budget(), config.execution.devices_per_trial
+    check_devices(config, gpus, cores)
+    concurrent, threads = default_concurrency(config.trials, cores, gpus, devices, bytes_per_device * devices)
     if config.concurrent is not None:
-        concurrent, threads = config.concurrent, max(1, cores // config.concurrent)
+        concurrent, threads = config.concurrent, max(1, cores // (config.concurrent * devices))
     if gpus:
         memory_bytes = torch.cuda.get_device_properties(0).total_memory
         return Machine("cuda", f"{gpus} x {torch.cuda.get_device_name(0)}", concurrent, None, memory_bytes)
-    return Machine("cpu", f"{cores} CPU cores", concurrent, threads, available_memory_bytes())
+    return Machine("cpu", f"{cores} CPU cores", concurrent, threads, available_memory_bytes() // devices)
 
 
 def make_plan(config: SweepConfig, say: Callable[[str], None]) -> SweepPlan:
@@ -151,6 +152,7 @@ def make_plan(config: SweepConfig, say: Callable[[str], None]) -> SweepPlan:
         InputError: base model, data, target sets, plugin or memory budget cannot serve.
         BrokenEnvironmentError: the machine cannot.
     """
+    check_sharing(config)
     base = resolve_base_model(config.base_model, sha256=config.base_model_sha256, say=say).resolve()
     architecture = read_architecture(base)
     targets = target_modules(config, linear_modules(base))

@@ -4,6 +4,7 @@ import logging
 import os
 from pathlib import Path
 
+from search.devices import ray_cpus
 from search.errors import BrokenEnvironmentError
 from search.plan import SweepPlan
 
@@ -33,14 +34,14 @@ def start_ray(plan: SweepPlan) -> None:
         logging.getLogger(name).setLevel(
             logging.CRITICAL
         )  # trial errors are in the journal and on the screen
-    address = plan.config.address
+    address, devices = plan.config.address, plan.config.execution.devices_per_trial
     try:
         if address:
             ray.init(address=address, log_to_driver=False, runtime_env={"py_modules": _packages()})
         else:
             ray.init(
                 address="local",  # else Ray joins whatever cluster was started on this machine before
-                num_cpus=plan.machine.concurrent if plan.machine.device == "cpu" else None,
+                num_cpus=ray_cpus(plan.machine.concurrent, devices) if plan.machine.device == "cpu" else None,
                 include_dashboard=False,
                 log_to_driver=False,
                 _node_ip_address="127.0.0.1",

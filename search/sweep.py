@@ -29,6 +29,7 @@ from search.units import format_memory
 from search.variants import with_variants
 from search.warm_start import copy_adapter, read_warm_start
 from trainables.trial import LoraTrial
+from trainables.worker_group import bundles
 
 # A worker may die of what has nothing to do with its trial: a node that goes, another process that takes the memory.
 # What a trial does to its worker it does again, so more would be a waste.
@@ -194,6 +195,8 @@ class Sweep:
         return too_few or any(trial.status == "running" for trial in trials)
 
     def _trainable(self) -> Any:
-        gpus = 1 if self.plan.machine.device == "cuda" else 0
+        on_gpu, devices = self.plan.machine.device == "cuda", self.config.execution.devices_per_trial
         trainable = tune.with_parameters(LoraTrial, data=self.plan.data)
-        return tune.with_resources(trainable, {"CPU": 1, "GPU": gpus})
+        if devices == 1:
+            return tune.with_resources(trainable, {"CPU": 1, "GPU": int(on_gpu)})
+        return tune.with_resources(trainable, tune.PlacementGroupFactory(bundles(devices, on_gpu)))

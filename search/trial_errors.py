@@ -1,5 +1,6 @@
 """What became of a trial whose worker raised or died, as Ray Tune wrote it down."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ _DEATHS = (
     "killed by `ray.kill`",
     "node was",
 )
+# The class in front of one of our own errors, whose text says enough.
+_OWN_ERROR = re.compile(r"^search\.errors\.\w+: ")
 
 
 def last_line(error: BaseException | str) -> str:
@@ -33,7 +36,9 @@ def describe_failure(trial: Any) -> str:
     """The reason in one line."""
     text = error_text(trial)
     reason = last_line(text)
-    if "low on memory" in text:
+    if _OWN_ERROR.match(reason):
+        reason = _OWN_ERROR.sub("", reason)
+    elif "low on memory" in text:
         reason = _LOW_MEMORY
     elif not text or any(words in text for words in _DEATHS):
         reason = _DIED

@@ -5,17 +5,26 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from search.errors import LorafrontError, OutOfMemoryError, StorageError
+from search.errors import LorafrontError, OutOfMemoryError, StorageError, WorkerLostError
 from search.storage_errors import storage_problem
-from trainables.settings import TrialSpec
+from trainables.group_member import first_line
+from trainables.settings import ExecutionSettings, TrialSpec
 
 if TYPE_CHECKING:
     from trainables.data import PreparedData
+    from trainables.worker import Worker
+    from trainables.worker_group import WorkerGroup
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+def make_worker(data: "PreparedData", execution: ExecutionSettings) -> "Worker | WorkerGroup":
+    """What trains: this process itself, or one process per device."""
+    if execution.devices_per_trial > 1:
+        from trainables.worker_group import WorkerGroup
+
+        return WorkerGroup(data, execution)
+    from trainables.worker import Worker
+
+    return Worker(data, execution.threads, execution.eval_batch_size)
 
 
 class LoraTrial(tune.Trainable):
@@ -23,18 +32,18 @@ class LoraTrial(tune.Trainable):
 
     Tune keeps the actor between trials (``reuse_actors``), so the worker with its base model stays warm. A trial
     that cannot go on reports that as its last result (``failure``, and ``infeasible`` when memory ran out) instead
-    of raising, which would cost the warm worker.
+    of raising, which would cost the warm worker. Only when a process of a trial on several devices is lost does it
+    raise: Tune then gives the trial's placement group back, which the process's node may have left.
     """
 
     def setup(self, config: dict[str, Any], data: "PreparedData | None" = None) -> None:
         """Start the worker, once per actor, and its first trial."""
         from search.environment import quiet_libraries
-        from trainables.worker import Worker
 
         quiet_libraries()
         spec = TrialSpec.model_validate(config["spec"])
         assert data is not None, "data come through tune.with_parameters"
-        self.worker = Worker(data, spec.execution.threads, spec.execution.eval_batch_size)
+        self.worker = make_worker(data, spec.execution)
         self._begin(spec)
 
     def _begin(self, spec: TrialSpec) -> None:
@@ -60,6 +69,8 @@ class LoraTrial(tune.Trainable):
         try:
             self._ensure_begun()
             result = self.worker.train_rung()
+        except WorkerLostError:
+            raise
         except Exception as error:  # whatever it is, this trial is over and the worker can take the next one
             problem = storage_problem(error)
             if problem is not None:  # but for the disk, which fails every trial
