@@ -190,7 +190,7 @@ def export_members(front: Front, paths: RunPaths, folder: Path) -> dict[str, Pat
             try:
                 export_preset(run, trial, folder / trial.trial_id)
                 members[trial.trial_id] = folder / trial.trial_id
-            except LorafrontError:
+            except (LorafrontError, OSError):
                 continue
     return members
 
@@ -254,9 +254,9 @@ def print_headline(front: Front, console: Console) -> None:
 
 def _print_end(front: Front, paths: RunPaths, console: Console) -> None:
     print_front(front, console)
-    lines = [f"run folder  {paths.root}"]
-    if paths.report_html.exists():
-        lines.insert(0, f"report      {paths.report_html}")
+    made = paths.report_html.exists()
+    report = paths.report_html if made else f"lorafront report {paths.root} --format html"
+    lines = [f"report      {report}", f"run folder  {paths.root}"]
     if any(trial.on_front for trial in front.trials):
         lines.append(f"next        lorafront export {paths.root} --pick knee --to preset")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)

@@ -17,7 +17,7 @@ from tests.integration.conftest import TINY_SWEEP, lorafront
 from tests.integration.launched import Launched, wait_until
 from tests.integration.test_sweep import last_states
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 ENDED = '"event":"ended"'
 
 

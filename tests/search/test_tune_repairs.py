@@ -1,16 +1,18 @@
 import os
 import signal
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from ray import tune
+from ray.air.execution._internal.tracked_actor import TrackedActor
+from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from search.ray_session import configure_ray
 from search.trial_errors import last_line
-from search.tune_repairs import repaired
+from search.tune_repairs import RepairedActorManager, repaired
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -38,14 +40,6 @@ class DiesOnTakingOver(tune.Trainable):
         pass
 
 
-class Slow(DiesOnTakingOver):
-    """Runs until it is killed."""
-
-    def step(self) -> dict[str, Any]:
-        time.sleep(100)
-        return {"done": True}
-
-
 def run_trials(trainable: type[tune.Trainable], folder: Path, count: int) -> list[str]:
     """How trials on one worker at a time ended."""
     tuner = tune.Tuner(
@@ -60,35 +54,25 @@ def run_trials(trainable: type[tune.Trainable], folder: Path, count: int) -> lis
         return [last_line(str(result.error)) if result.error else "done" for result in tuner.fit()]
 
 
-@pytest.fixture
-def own_ray(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Ray with the system settings of the test's parameter."""
+def test_a_worker_that_dies_between_trials_fails_none(tmp_path: Path) -> None:
     import ray
 
     configure_ray()
     ray.init(
-        address="local",
-        num_cpus=1,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        _system_config=request.param,
+        address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False
     )
-    yield
-    ray.shutdown()
+    try:
+        assert run_trials(DiesOnTakingOver, tmp_path, 3) == ["done"] * 3
+    finally:
+        ray.shutdown()
 
 
-@pytest.mark.parametrize("own_ray", [{}], indirect=True)
-@pytest.mark.usefixtures("own_ray")
-def test_a_worker_that_dies_between_trials_fails_none(tmp_path: Path) -> None:
-    assert run_trials(DiesOnTakingOver, tmp_path, 3) == ["done"] * 3
-
-
-LOW_MEMORY = {"memory_usage_threshold": 0.01, "memory_monitor_refresh_ms": 200}
-
-
-@pytest.mark.parametrize("own_ray", [LOW_MEMORY], indirect=True)
-@pytest.mark.usefixtures("own_ray")
-def test_a_worker_that_ray_kills_for_its_memory_fails_its_trial_alone(tmp_path: Path) -> None:
-    (error,) = run_trials(Slow, tmp_path, 1)
-    assert "memory" in error
+def test_a_worker_that_ray_kills_for_its_memory_is_a_dead_worker() -> None:
+    told: list[Exception] = []
+    actor = TrackedActor(1, on_error=lambda _, error: told.append(error))
+    task = TrackedActorTask(actor, on_error=lambda _, error: told.append(error))
+    manager = RepairedActorManager(resource_manager=MagicMock())
+    manager._live_actors_to_ray_actors_resources[actor] = (None, None)
+    manager._actor_task_failed(task, OutOfMemoryError("the node running low on memory"))
+    assert [type(error) for error in told] == [RayActorError] * 2
+    assert "low on memory" in str(told[0])
