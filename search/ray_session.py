@@ -2,14 +2,21 @@
 
 import logging
 import os
+import secrets
 from pathlib import Path
 
 from search.errors import BrokenEnvironmentError
 from search.plan import SweepPlan
 
 
-def configure_ray() -> None:
-    """Set how Ray behaves in this process and its workers. Call before importing Ray."""
+def configure_ray(*, on_this_machine: bool = True) -> None:
+    """Set how Ray behaves in this process and its workers. Call before importing Ray.
+
+    Ray started ``on_this_machine`` answers only who shows a token that is made for it here: loopback keeps other
+    machines out, but not other users of this one. A choice of the user's own (RAY_AUTH_MODE) stands.
+    """
+    if on_this_machine and "RAY_AUTH_MODE" not in os.environ:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a failed trial has no loss to report
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
@@ -23,7 +30,7 @@ def start_ray(plan: SweepPlan) -> None:
     Raises:
         BrokenEnvironmentError: Ray does not start or the cluster does not answer.
     """
-    configure_ray()
+    configure_ray(on_this_machine=plan.config.address is None)
     import ray
 
     if ray.is_initialized():
