@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from analysis.records import Event, Front, RunPaths
+from search.cluster_check import check_run_folder
 from search.config import SweepConfig, resolve_config
 from search.credentials import NOTE, with_credentials, without_credentials
 from search.environment import git_commit, software_versions
@@ -74,6 +75,7 @@ def _check_tracking(config: SweepConfig) -> None:
 
 def _run(plan: SweepPlan, paths: RunPaths, command: str, console: Console) -> bool:
     configure_ray(on_this_machine=plan.config.address is None)
+    check_run_folder(plan, paths)
     from search.sweep import Sweep
 
     config = plan.config

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from search.cluster import Cluster, joined_device
 from search.config import SweepConfig
 from search.environment import available_memory_bytes, cpu_budget, default_concurrency
 from search.errors import InputError
@@ -30,6 +31,17 @@ class Machine:
     concurrent: int
     threads: int | None
     memory_bytes: int
+    cluster: Cluster | None = None
+
+    @property
+    def workers(self) -> Callable[[], int]:
+        """Tells how many trials are to go at once, which on a cluster changes with its nodes."""
+        return self.cluster.capacity if self.cluster else lambda: self.concurrent
+
+    @property
+    def cpus_per_device(self) -> int:
+        """The cores that Ray counts for one device of a trial."""
+        return self.cluster.demand.cpus if self.cluster else 1
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,12 @@ class SweepPlan:
         execution = self.config.execution
         return execution.model_copy(update={"threads": execution.threads or self.machine.threads})
 
+    @property
+    def base_model_source(self) -> str:
+        """The base model's source, a path absolute: a cluster's nodes start elsewhere than this process."""
+        path = Path(self.config.base_model).expanduser()
+        return str(path.resolve()) if path.exists() else self.config.base_model
+
     def spec(self, trial_id: str, config: TrialConfig, **more: Any) -> TrialSpec:
         """The spec of a trial of this sweep."""
         kind, seed = more.pop("kind", "lora"), more.pop("seed", self.config.seed)
@@ -60,6 +78,8 @@ class SweepPlan:
             target_modules=() if kind == "full" else self.targets[config.targets],
             rungs=self.config.rungs,
             base_model_path=str(self.base_model_path),
+            base_model=self.base_model_source if self.machine.cluster else None,
+            base_model_sha256=self.config.base_model_sha256 if self.machine.cluster else None,
             seed=seed,
             **more,
         )
@@ -119,7 +139,7 @@ def predicted_bytes(
 
 def device_type() -> Any:
     """``cuda`` or ``cpu``; without importing torch where the driver's device files tell."""
-    return "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
+    return joined_device() or ("cuda" if Path("/dev/nvidiactl").exists() else "cpu")
 
 
 def target_modules(
@@ -172,7 +192,7 @@ def _ends(dimension: Any, default: int) -> tuple[int, int]:
 
 
 def find_machine(config: SweepConfig, bytes_per_trial: int) -> Machine:
-    """The device kind, and how many trials run at once.
+    """The kind of device of this machine, and how many trials run on it at once.
 
     Raises:
         InputError: the plugin cannot run on this hardware.
@@ -193,6 +213,29 @@ def find_machine(config: SweepConfig, bytes_per_trial: int) -> Machine:
     return Machine("cpu", f"{cores} CPU cores", concurrent, threads, available_memory_bytes())
 
 
+def find_cluster(config: SweepConfig, say: Callable[[str], None]) -> Machine:
+    """The cluster that Ray is connected to, in place of this machine.
+
+    Raises:
+        InputError: the plugin cannot run on the cluster's devices.
+        BrokenEnvironmentError: no node can run trials, or one has other software.
+    """
+    from search.cluster_check import join_cluster
+
+    cluster = join_cluster(config, say)
+    on_gpu = cluster.demand.gpus > 0
+    check_plugin(config.execution, "cuda" if on_gpu else "cpu")
+    threads = None if on_gpu else cluster.demand.cpus
+    return Machine(
+        "cuda" if on_gpu else "cpu",
+        cluster.description,
+        cluster.capacity(),
+        threads,
+        cluster.memory_bytes,
+        cluster,
+    )
+
+
 def make_plan(config: SweepConfig, say: Callable[[str], None]) -> SweepPlan:
     """Check and prepare everything.
 
@@ -200,6 +243,10 @@ def make_plan(config: SweepConfig, say: Callable[[str], None]) -> SweepPlan:
         InputError: base model, data, target sets, plugin or memory budget cannot serve.
         BrokenEnvironmentError: the machine cannot.
     """
+    if config.address is not None:
+        from search.ray_session import connect
+
+        connect(config.address, say)
     base = resolve_base_model(config.base_model, sha256=config.base_model_sha256, say=say).resolve()
     architecture = read_architecture(base)
     targets = target_modules(config, linear_modules(base))
@@ -208,7 +255,7 @@ def make_plan(config: SweepConfig, say: Callable[[str], None]) -> SweepPlan:
         config.data, str(base), train_examples=config.max_examples, seed=config.seed, cache_dir=cache_root()
     )
     baseline = predicted_bytes(config, architecture, config.baseline_config(), (), "full")
-    machine = find_machine(config, baseline)
+    machine = find_cluster(config, say) if config.address else find_machine(config, baseline)
     _check_budget(config, architecture, targets)
     return SweepPlan(config, architecture, base, data, targets, machine)
 

@@ -3,10 +3,15 @@
 import logging
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from search.environment import LOOPBACK_ONLY
 from search.errors import BrokenEnvironmentError
-from search.plan import SweepPlan
+
+if TYPE_CHECKING:
+    from search.plan import SweepPlan
 
 
 def configure_ray(*, on_this_machine: bool = True) -> None:
@@ -17,6 +22,8 @@ def configure_ray(*, on_this_machine: bool = True) -> None:
     """
     if on_this_machine and "RAY_AUTH_MODE" not in os.environ:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    if not on_this_machine and os.environ.get(LOOPBACK_ONLY) == "0":
+        del os.environ[LOOPBACK_ONLY]
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a failed trial has no loss to report
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
@@ -24,38 +31,64 @@ def configure_ray(*, on_this_machine: bool = True) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
-def start_ray(plan: SweepPlan) -> None:
-    """Connect to the cluster of ``--address``, or start Ray on this machine, on loopback and without dashboard.
+def connect(address: str, say: Callable[[str], None]) -> None:
+    """Connect to a running cluster, to whose nodes Ray ships the three packages.
 
     Raises:
-        BrokenEnvironmentError: Ray does not start or the cluster does not answer.
+        BrokenEnvironmentError: it does not answer, or not to us.
+    """
+    configure_ray(on_this_machine=False)
+    # Every trial that waits for a node is demand that the cluster's autoscaler sees; Tune would show it one at a time.
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "1000")
+    import ray
+    from ray._raylet import AuthenticationMode, get_authentication_mode
+
+    _quiet_ray()
+    if ray.is_initialized():
+        return
+    environment = {"py_modules": _packages(), "excludes": ["**/__pycache__"]}
+    try:
+        ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=environment)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise BrokenEnvironmentError(f"cannot connect to the Ray cluster at {address}: {reason}") from error
+    if get_authentication_mode() != AuthenticationMode.TOKEN:
+        say(
+            "note: this cluster asks for no token: whoever reaches its ports can run code on it (RAY_AUTH_MODE=token)"
+        )
+
+
+def start_ray(plan: "SweepPlan") -> None:
+    """Start Ray on this machine, on loopback and without dashboard, unless a cluster was connected to.
+
+    Raises:
+        BrokenEnvironmentError: Ray does not start.
     """
     configure_ray(on_this_machine=plan.config.address is None)
     import ray
 
+    _quiet_ray()
     if ray.is_initialized():
         return
-    for name in ("ray", "ray.tune"):
-        logging.getLogger(name).setLevel(
-            logging.CRITICAL
-        )  # trial errors are in the journal and on the screen
-    address = plan.config.address
     try:
-        if address:
-            ray.init(address=address, log_to_driver=False, runtime_env={"py_modules": _packages()})
-        else:
-            ray.init(
-                address="local",  # else Ray joins whatever cluster was started on this machine before
-                num_cpus=plan.machine.concurrent if plan.machine.device == "cpu" else None,
-                include_dashboard=False,
-                log_to_driver=False,
-                _node_ip_address="127.0.0.1",
-                configure_logging=False,
-            )
+        ray.init(
+            address="local",  # else Ray joins whatever cluster was started on this machine before
+            num_cpus=plan.machine.concurrent if plan.machine.device == "cpu" else None,
+            include_dashboard=False,
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+            configure_logging=False,
+        )
     except Exception as error:
         raise BrokenEnvironmentError(
             f"Ray does not start ({str(error).splitlines()[0]}): lorafront doctor"
         ) from error
+
+
+def _quiet_ray() -> None:
+    """Errors of trials are in the journal and on the screen."""
+    for name in ("ray", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _packages() -> list[str]:

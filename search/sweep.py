@@ -9,11 +9,13 @@ from ray import tune
 
 from analysis.front import sweep_facts
 from analysis.records import Front, RunPaths
+from search.cluster_check import sweep_needs
 from search.confirm import confirm_config, replicate_specs
 from search.environment import git_commit, software_versions
 from search.errors import SweepError
 from search.history import is_own, was_launched
 from search.journal import Journal, now
+from search.node_watch import watch_nodes
 from search.plan import BASELINE_ID, SweepPlan, predicted_bytes
 from search.ray_session import start_ray
 from search.recorder import FailureStopper, Recorder, new_record
@@ -21,6 +23,10 @@ from search.searching import Searching
 from search.units import format_memory
 from search.warm_start import copy_adapter, read_warm_start
 from trainables.trial import LoraTrial
+
+# On a cluster a trial goes on elsewhere from its last rung when its worker is gone with its node. Ray does not tell
+# that from a worker that always dies, so there is an end to it.
+_NODE_LOSSES = 3
 
 
 class Sweep:
@@ -35,6 +41,7 @@ class Sweep:
         self._is_searched = bool(facts.get("searched")) and not facts.get("finished")
         self.interrupted = False
         self._stopper = FailureStopper()
+        self._needs = sweep_needs(plan, paths)
 
     def run(self, on_searched: Callable[[Front], None] = lambda front: None) -> Front:
         """Run what is left to run; returns the front. ``on_searched`` gets the front before it is confirmed.
@@ -47,10 +54,11 @@ class Sweep:
         self._start_warm()
         self._refuse_hopeless_baseline()
         start_ray(self.plan)
-        if not self._is_searched:
-            self._search()
-        if self._may_go_on:
-            self._confirm(on_searched)
+        with watch_nodes(self.plan.machine.cluster, self._needs):
+            if not self._is_searched:
+                self._search()
+            if self._may_go_on:
+                self._confirm(on_searched)
         self.journal.sweep({"finished": self._may_go_on, "ended": now()})
         front = self.journal.write_front(finished=self._may_go_on)
         if self._stopper.interrupted_by is not None:
@@ -131,7 +139,7 @@ class Sweep:
         if not specs:
             return
         on_searched(self.journal.write_front(finished=False))
-        self._fit("confirm", confirm_config(specs, self.plan.machine.concurrent))
+        self._fit("confirm", confirm_config(specs, self.plan.machine.workers))
         self.interrupted |= bool(replicate_specs(self.plan, self.journal))
 
     def _fit(
@@ -150,7 +158,7 @@ class Sweep:
                 stop=self._stopper,
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=2),
-                failure_config=tune.FailureConfig(max_failures=0),
+                failure_config=tune.FailureConfig(max_failures=_NODE_LOSSES if self._needs else 0),
             ),
         )
         try:
@@ -166,5 +174,5 @@ class Sweep:
 
     def _trainable(self) -> Any:
         gpus = 1 if self.plan.machine.device == "cuda" else 0
-        trainable = tune.with_parameters(LoraTrial, data=self.plan.data)
-        return tune.with_resources(trainable, {"CPU": 1, "GPU": gpus})
+        trainable = tune.with_parameters(LoraTrial, data=self.plan.data, needs=self._needs)
+        return tune.with_resources(trainable, {"CPU": self.plan.machine.cpus_per_device, "GPU": gpus})

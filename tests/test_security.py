@@ -1,4 +1,4 @@
-"""What comes from elsewhere (models, data, run folders, names) runs no code, leaves its folder nowhere, and is only text."""
+"""What comes from elsewhere (models, run folders, names) runs no code, leads out of no folder, and is only text."""
 
 import ast
 import io

@@ -9,6 +9,7 @@ from search.errors import LorafrontError, OutOfMemoryError
 from trainables.settings import TrialSpec
 
 if TYPE_CHECKING:
+    from search.node_check import Needs
     from trainables.data import PreparedData
 
 
@@ -25,12 +26,18 @@ class LoraTrial(tune.Trainable):
     of raising, which would cost the warm worker.
     """
 
-    def setup(self, config: dict[str, Any], data: "PreparedData | None" = None) -> None:
-        """Start the worker, once per actor, and its first trial."""
+    def setup(
+        self, config: dict[str, Any], data: "PreparedData | None" = None, needs: "Needs | None" = None
+    ) -> None:
+        """Start the worker, once per actor, and its first trial. ``needs`` are checked on a cluster's node."""
         from search.environment import quiet_libraries
         from trainables.worker import Worker
 
         quiet_libraries()
+        if needs is not None:
+            from search.node_check import check_here
+
+            check_here(needs)
         spec = TrialSpec.model_validate(config["spec"])
         assert data is not None, "data come through tune.with_parameters"
         self.worker = Worker(data, spec.execution.threads, spec.execution.eval_batch_size)
