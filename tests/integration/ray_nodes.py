@@ -1,6 +1,5 @@
 """Real Ray nodes on this machine, each a process tree of its own that can be killed as a machine is."""
 
-import os
 import secrets
 import socket
 import subprocess
@@ -38,30 +37,36 @@ class RayNodes:
     Args:
         folder: for Ray's files; its path must be short, as sockets lie in it.
         environment: of all nodes.
+        head: further options of the head.
+        port: of the head; any free one.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str], *head: str) -> None:
+    def __init__(
+        self, folder: Path, environment: dict[str, str], *head: str, port: int | None = None
+    ) -> None:
         self.folder = folder
-        self.address = f"{HOST}:{free_port()}"
-        own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        self.environment = {**environment, **own, "RAY_USAGE_STATS_ENABLED": "0"}
-        self.environment |= {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "4"}
+        folder.mkdir(exist_ok=True)
+        port = port or free_port()
+        self.address = f"{HOST}:{port}"
+        self.environment = {
+            **environment,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_raylet_start_wait_time_s": "120",  # on a machine that has other things to do
+            "RAY_health_check_period_ms": "500",  # a killed node is noticed soon
+            "RAY_health_check_failure_threshold": "4",
+        }
         self._processes: list[psutil.Popen] = []
-        port = self.address.rpartition(":")[2]
         head = head or ("--num-cpus=0", "--include-dashboard=false")
         self.start(["--head", f"--port={port}", f"--temp-dir={folder}", *head])
-        for _ in range(600):
-            with socket.socket() as client:
-                if client.connect_ex((HOST, int(port))) == 0:
-                    return
-            time.sleep(0.1)
-        raise TimeoutError(self.log())
 
     def start(self, options: Sequence[str], prefix: Sequence[str] = (), **environment: str) -> psutil.Popen:
-        """A `ray start` that stays; ``prefix`` is a command to run it in."""
+        """A `ray start` that stays, once it says that it runs; ``prefix`` is a command to run it in."""
         command = [*prefix, RAY, "start", "--block", "--disable-usage-stats", f"--node-ip-address={HOST}"]
         command += ["--num-gpus=0", f"--object-store-memory={_STORE}", *options]
-        with (self.folder / "start.log").open("a") as log:
+        output = self.folder / f"{len(self._processes)}.log"
+        with output.open("w") as log:
             process = psutil.Popen(
                 command,
                 env={**self.environment, **environment},
@@ -70,10 +75,13 @@ class RayNodes:
                 start_new_session=True,
             )
         self._processes.append(process)
+        while "Ray runtime started" not in output.read_text(errors="replace"):
+            assert process.poll() is None, output.read_text(errors="replace")
+            time.sleep(0.2)
         return process
 
     def add(self, cpus: int = 1, prefix: Sequence[str] = (), **environment: str) -> psutil.Popen:
-        """One more node; it joins within seconds."""
+        """One more node."""
         return self.start([f"--address={self.address}", f"--num-cpus={cpus}"], prefix, **environment)
 
     @staticmethod
@@ -87,9 +95,6 @@ class RayNodes:
                     continue
         process.wait(30)
 
-    def log(self) -> str:
-        return (self.folder / "start.log").read_text(errors="replace")
-
     def close(self) -> None:
         """Kill every node, the head last."""
         for process in reversed(self._processes):
@@ -97,17 +102,22 @@ class RayNodes:
                 self.kill(process)
 
 
-def descendants(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+def is_training(node: psutil.Popen) -> bool:
+    """Whether a trial is being trained on a node: Ray names its workers after what they do."""
+    for each in node.children(recursive=True):
+        try:
+            if each.cmdline()[:1] == ["ray::ResourceTrainable.train"]:
+                return True
+        except psutil.Error:
+            continue
+    return False
 
 
 def own_environment(cwd: Path) -> dict[str, str]:
-    """What nodes start with: as a command of the tests, but with nobody else's Ray."""
+    """What nodes start with: as a command of the tests, but nobody else's Ray, and not kept on loopback."""
+    from search.environment import LOOPBACK_ONLY
     from tests.integration.conftest import environment
 
-    return {name: value for name, value in environment(cwd).items() if name != "RAY_ADDRESS"} | {
-        "PWD": os.getcwd()
+    return {
+        name: value for name, value in environment(cwd).items() if name not in ("RAY_ADDRESS", LOOPBACK_ONLY)
     }
