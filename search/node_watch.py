@@ -10,15 +10,16 @@ from search.cluster_check import check_access, survey
 from search.errors import BrokenEnvironmentError
 from search.node_check import Needs
 
-_LOOK_S = 1.0  # how often for new nodes
+_LOOK_S = 0.5  # how often for new nodes
+_LEAVE_S = 5.0  # for a check in progress when the sweep ends
 
 
 class NodeWatch:
-    """Looks for nodes that join while a sweep runs, and keeps trials off those that cannot run them.
+    """Looks for nodes that join or go while a sweep runs, and keeps trials off those that cannot run them.
 
-    A node that lacks something has its free room taken by placement groups until the sweep ends: Ray has no other way
-    to keep work from a node. A trial that was faster than the check fails its own (`search.node_check.check_here`) and is
-    tried again elsewhere.
+    A new node's free room is taken by placement groups until it is checked, and until the sweep ends if it lacks
+    something: Ray has no other way to keep work from a node. A trial that was faster fails a check of its own
+    (`search.node_check.check_here`) and is tried again elsewhere.
 
     Args:
         demand: of one trial.
@@ -31,8 +32,8 @@ class NodeWatch:
         self, demand: Demand, needs: Needs, known: Iterable[Node], say: Callable[[str], None]
     ) -> None:
         self._demand, self._needs, self._say = demand, needs, say
-        self._known = {node.node_id for node in known}
-        self._taken: list[Any] = []
+        self._known = set(known)
+        self._held: list[Any] = []
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, name="nodes", daemon=True)
 
@@ -42,41 +43,56 @@ class NodeWatch:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        import ray
-
         self._over.set()
-        self._thread.join(timeout=10 * _LOOK_S)
-        for group in self._taken:
-            with suppress(Exception):  # the cluster may be gone
-                ray.util.remove_placement_group(group)
+        self._thread.join(timeout=_LEAVE_S)
+        with suppress(Exception):  # the cluster may be gone
+            self._let_go(self._held)
         self._needs.remove_token()
 
     def _work(self) -> None:
         while not self._over.wait(_LOOK_S):
             with suppress(Exception):  # the cluster is going, which Tune will say
-                new = [node for node in trial_nodes(self._demand) if node.node_id not in self._known]
-                self._known |= {node.node_id for node in new}
-                for node in new:
-                    self._check(node)
+                self._look()
+
+    def _look(self) -> None:
+        there = set(trial_nodes(self._demand))
+        gone, new = self._known - there, there - self._known
+        self._known = there
+        for node in gone:
+            self._say(f"{node.name} is gone: its trials go on elsewhere from their last rung")
+        for node in new:
+            self._check(node)
 
     def _check(self, node: Node) -> None:
+        hold = self._keep_off(node)
         try:
             survey([node])
             check_access([node], self._needs)
         except BrokenEnvironmentError as error:
-            self._keep_off(node)
-            self._say(f"a node joined that gets no trials: {str(error).partition(': ')[2]}")
+            if not self._over.is_set():  # else the sweep ended meanwhile, and took its token away
+                self._say(f"a node joined that gets no trials: {str(error).partition(': ')[2]}")
         else:
             self._say(f"{node.name} joined")
+            self._let_go(hold)
 
-    def _keep_off(self, node: Node) -> None:
+    def _keep_off(self, node: Node) -> list[Any]:
+        """Take a node's free room, and more of it as it becomes free."""
         import ray
 
-        for _ in range(node.devices(self._demand)):
-            group = ray.util.placement_group(
-                [self._demand.per_device], bundle_label_selector=[{"ray.io/node-id": node.node_id}]
-            )
-            self._taken.append(group)
+        here = [{"ray.io/node-id": node.node_id}]
+        groups = [
+            ray.util.placement_group([self._demand.per_device], bundle_label_selector=here)
+            for _ in range(node.devices(self._demand))
+        ]
+        self._held += groups
+        return groups
+
+    def _let_go(self, groups: list[Any]) -> None:
+        import ray
+
+        for group in groups:
+            ray.util.remove_placement_group(group)
+        self._held = [group for group in self._held if group not in groups]
 
 
 def watch_nodes(cluster: Cluster | None, needs: Needs | None) -> AbstractContextManager[Any]:

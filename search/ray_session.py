@@ -3,15 +3,18 @@
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search.environment import LOOPBACK_ONLY
-from search.errors import BrokenEnvironmentError
+from search.errors import BrokenEnvironmentError, InputError, LorafrontError
 
 if TYPE_CHECKING:
     from search.plan import SweepPlan
+
+_ANSWER_S = 10.0
 
 
 def configure_ray(*, on_this_machine: bool = True) -> None:
@@ -35,7 +38,8 @@ def connect(address: str, say: Callable[[str], None]) -> None:
     """Connect to a running cluster, to whose nodes Ray ships the three packages.
 
     Raises:
-        BrokenEnvironmentError: it does not answer, or not to us.
+        InputError: the address is none.
+        BrokenEnvironmentError: the cluster does not answer, or not to us.
     """
     configure_ray(on_this_machine=False)
     # Every trial that waits for a node is demand that the cluster's autoscaler sees; Tune would show it one at a time.
@@ -48,14 +52,40 @@ def connect(address: str, say: Callable[[str], None]) -> None:
         return
     environment = {"py_modules": _packages(), "excludes": ["**/__pycache__"]}
     try:
+        _check_answers(address)  # Ray itself would try for minutes, and then end this process
         ray.init(address=address, log_to_driver=False, configure_logging=False, runtime_env=environment)
     except Exception as error:
+        if isinstance(error, LorafrontError):
+            raise
         reason = " ".join(str(error).split())
         raise BrokenEnvironmentError(f"cannot connect to the Ray cluster at {address}: {reason}") from error
     if get_authentication_mode() != AuthenticationMode.TOKEN:
         say(
             "note: this cluster asks for no token: whoever reaches its ports can run code on it (RAY_AUTH_MODE=token)"
         )
+
+
+def _check_answers(address: str) -> None:
+    """Make sure that ``address`` is of the form HOST:PORT, or ``auto``, and that somebody listens there."""
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    found = address
+    if address == "auto":
+        try:
+            found = canonicalize_bootstrap_address_or_die(address)
+        except ConnectionError as error:
+            raise BrokenEnvironmentError(
+                "--address auto: no Ray cluster was started on this machine"
+            ) from error
+    host, _, port = found.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        raise InputError(
+            f"--address {address!r} is neither auto nor HOST:PORT; run the sweep on a node of the cluster"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise BrokenEnvironmentError(f"cannot connect to the Ray cluster at {found}: {error}") from error
 
 
 def start_ray(plan: "SweepPlan") -> None:
