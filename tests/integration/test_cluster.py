@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import LEARNABLE, LORAFRONT
-from tests.integration.ray_nodes import HOST, RayNodes, is_training, own_environment
+from tests.integration.ray_nodes import HOST, RAY, RayNodes, is_training, own_environment
 
 pytestmark = [
     pytest.mark.slow,
@@ -43,18 +43,29 @@ SWEEP = [
 @pytest.fixture(scope="module")
 def nodes(workshop: Path) -> Iterator[RayNodes]:
     (workshop / "shared").mkdir()
+    old = workshop / "old" / "search"  # what nodes have of that name does not count: Ray ships ours
+    old.mkdir(parents=True)
+    (old / "__init__.py").write_text("raise ImportError('a node used its own')")
     with tempfile.TemporaryDirectory(prefix="lf-", dir="/tmp") as folder:
-        cluster = RayNodes(Path(folder), own_environment(workshop))
+        cluster = RayNodes(Path(folder), own_environment(workshop) | {"PYTHONPATH": str(old.parent)})
         try:
             yield cluster
         finally:
             cluster.close()
 
 
-def start(nodes: RayNodes, workshop: Path, *arguments: object) -> "subprocess.Popen[str]":
+def start(nodes: RayNodes, workshop: Path, *arguments: object, **more: str) -> "subprocess.Popen[str]":
+    """The command as a user of the cluster runs it."""
     command = [LORAFRONT, *map(str, (*SWEEP, *arguments)), "--address", nodes.address]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=workshop, env=nodes.environment, **pipes)  # type: ignore[call-overload, no-any-return]
+    own = {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), **more}
+    return subprocess.Popen(
+        command,
+        cwd=workshop,
+        env=nodes.environment | own,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def wait_for(what: Callable[[], Any], process: "subprocess.Popen[str] | None" = None) -> None:
@@ -93,11 +104,10 @@ def test_a_node_without_storage_or_model_is_named_before_anything_runs(
 
 
 def test_a_cluster_that_wants_another_token_is_no_place(nodes: RayNodes, workshop: Path) -> None:
-    environment = nodes.environment | {"RAY_AUTH_TOKEN": "0" * 64}
-    command = [LORAFRONT, *SWEEP, "--address", nodes.address, "--out", "shared/refused"]
-    done = subprocess.run(command, cwd=workshop, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: cannot connect to the Ray cluster at ")
+    process = start(nodes, workshop, "--out", "shared/refused", RAY_AUTH_TOKEN="0" * 64)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 2, printed
+    assert printed.splitlines()[-1].startswith("error: cannot connect to the Ray cluster at ")
     assert not (workshop / "shared" / "refused").exists()
 
 
@@ -144,22 +154,17 @@ def test_nodes_come_and_die_and_nothing_is_lost(nodes: RayNodes, workshop: Path)
 
 
 def left_over(nodes: RayNodes) -> list[str]:
-    """What a sweep has left on its cluster, asked from a process of its own: groups, actors, requests for machines."""
+    """What a sweep has left on its cluster, asked from a process of its own: placement groups, requests for machines."""
     question = """
 import json, ray
-from ray.util.state import list_actors
-ray.init(log_to_driver=False, configure_logging=False)
-groups = [g["placement_group_id"] for g in ray.util.placement_group_table().values() if g["state"] != "REMOVED"]
 from ray.experimental.internal_kv import _internal_kv_get
-asked = json.loads(_internal_kv_get(b"autoscaler_resource_request") or b"[]")
-print(json.dumps(groups + asked))
+ray.init(log_to_driver=False, configure_logging=False)
+groups = [name for name, group in ray.util.placement_group_table().items() if group["state"] != "REMOVED"]
+print(json.dumps(groups + json.loads(_internal_kv_get(b"autoscaler_resource_request") or b"[]")))
 """
+    command = [str(Path(RAY).with_name("python")), "-c", question]
     environment = nodes.environment | {"RAY_ADDRESS": nodes.address}
-    from tests.integration.ray_nodes import RAY
-
-    done = subprocess.run(
-        [str(Path(RAY).with_name("python")), "-c", question], env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found: list[str] = json.loads(done.stdout.splitlines()[-1])
     return found
