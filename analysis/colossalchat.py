@@ -106,7 +106,8 @@ def readme_text(run: Run, trial: TrialRecord, arguments: Mapping[str, Any], targ
 
 def _lora_config_line(config: Mapping[str, Any], target_modules: list[str]) -> str:
     """The PEFT config of the trial as a line of Python for `lora_finetune.py`."""
-    options = f"r={config['rank']}, lora_alpha={config['alpha']}, lora_dropout={config.get('dropout', 0.0)}"
+    rank, alpha, dropout = int(config["rank"]), float(config["alpha"]), float(config.get("dropout", 0.0))
+    options = f"r={rank}, lora_alpha={alpha}, lora_dropout={dropout}"
     options += "".join(f", {flag}=True" for flag in ("use_rslora", "use_dora") if config.get(flag))
     options += ', init_lora_weights="pissa"' if config.get("init") == "pissa" else ""
     return f'lora_config = LoraConfig(task_type="CAUSAL_LM", {options}, target_modules={target_modules})'

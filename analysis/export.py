@@ -15,6 +15,7 @@ from analysis.colossalchat import (
     train_sft_lora_config,
 )
 from analysis.execution import executed_as, execution_content
+from analysis.inside import is_inside
 from analysis.records import ExecutionVariant, TrialRecord
 from analysis.results import Run
 from analysis.text import DERIVED_KEY
@@ -164,9 +165,12 @@ def _adapter_dir(run: Run, trial: TrialRecord) -> Path:
     checkpoint = run.checkpoint_dir(trial)
     if checkpoint is None:
         raise InputError(
-            f"trial {trial.trial_id!r} has no checkpoint on record, so there is no adapter to export"
+            f"trial {trial.trial_id!r} has no checkpoint in this run folder, so there is no adapter to export"
         )
     folder = checkpoint / "adapter"
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if not is_inside(folder / name, run.paths.root):
+            raise InputError(f"trial {trial.trial_id!r}: {folder / name} leads out of the run folder")
     missing = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (folder / name).is_file()]
     if missing:
         raise InputError(f"trial {trial.trial_id!r}: its adapter is not there: {folder} has no {missing[0]}")

@@ -3,8 +3,9 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from shlex import quote
+from shlex import join, quote, split
 from typing import Any
 
 from analysis.confirmed import interval_text, picked_from_text
@@ -99,8 +100,7 @@ def selection_text(run: Run) -> str:
 def commands(run: Run) -> list[tuple[str, str]]:
     """What to type to run the sweep again and to use its result."""
     folder = quote(str(run.paths.root))
-    again = run.sweep.get("command") or f"lorafront sweep --config {quote(str(run.paths.sweep_yaml))}"
-    rows = [("Run this sweep again", str(again)), ("Rebuild this report", f"lorafront report {folder}")]
+    rows = [("Run this sweep again", _again(run)), ("Rebuild this report", f"lorafront report {folder}")]
     best = recommended(run.front)
     if best is not None:
         preset = quote(f"presets/{Path(run.front.name).name or 'preset'}")
@@ -113,6 +113,16 @@ def commands(run: Run) -> list[tuple[str, str]]:
             ),
         ]
     return rows
+
+
+def _again(run: Run) -> str:
+    """The recorded command if it is one of ours, and nothing that a shell would read as more than that."""
+    recorded = str(run.sweep.get("command") or "")
+    with suppress(ValueError):  # unbalanced quotes
+        words = split(recorded)
+        if words[:1] == ["lorafront"] and join(words) == recorded and recorded.isprintable():
+            return recorded
+    return f"lorafront sweep --config {quote(str(run.paths.sweep_yaml))}"
 
 
 def _data_text(run: Run) -> str:

@@ -1,16 +1,15 @@
 """The `lorafront` command. Heavy libraries are imported where they are used, so that it answers at once."""
 
-import shlex
 import sys
 import webbrowser
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from search.environment import disable_telemetry, quiet_libraries
 from search.errors import LorafrontError, SweepError
+from search.terminal import PlainConsole, printable
 
 app = typer.Typer(
     add_completion=False,
@@ -19,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Which LoRA settings should I use for this model, on my data, in this much memory?",
 )
-console = Console()
+console = PlainConsole()
 SizeArgument = Annotated[
     str | None, typer.Argument(help="A model size: see `lorafront sizes`.", show_default=False)
 ]
@@ -75,9 +74,10 @@ def sweep(
     if dry_run:
         _print_dry_run(resolved)
         return
+    from search.credentials import recorded_command
     from search.launch import launch_sweep
 
-    command = shlex.join(["lorafront", *sys.argv[1:]])
+    command = recorded_command(sys.argv[1:])
     run_dir = out or Path("runs") / resolved.name
     _end(launch_sweep(resolved, run_dir, command, console), run_dir)
 
@@ -142,8 +142,8 @@ def export(
     choice = choose(run.front, pick)
     trial = choice.trial
     export_preset(run, trial, to, choice.variant)
-    print(f"{trial.trial_id}: {describe(trial)}, loss {trial.eval_loss:.3f} -> {to}")
-    print(choice.reason)
+    print(printable(f"{trial.trial_id}: {describe(trial)}, loss {trial.eval_loss:.3f} -> {to}"))
+    print(printable(choice.reason))
 
 
 @app.command()
@@ -178,7 +178,7 @@ def estimate(
     from search.estimate_command import estimate_size
 
     _one_of("--format", format_, ("table", "json"))
-    with Console(stderr=True).status("tracing a training step without weights (kept for the next time)"):
+    with PlainConsole(stderr=True).status("tracing a training step without weights (kept for the next time)"):
         result = estimate_size(
             size,
             {"rank": rank, "alpha": alpha, "targets": targets, "batch_size": batch_size},
@@ -295,4 +295,4 @@ def _report_error(error: Exception, debug: bool, text: str | None = None) -> Non
 
         traceback.print_exception(error)
     line = " ".join((text or str(error) or type(error).__name__).split())
-    print(f"error: {line}", file=sys.stderr)
+    print(printable(f"error: {line}"), file=sys.stderr)

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from search.credentials import without_credentials
 from search.errors import InputError
 from search.points import check_grid
 from search.sizes import load_profile
 from search.space import SearchSpace, parse_dimension
-from search.tracking_client import redact
 from search.units import parse_duration, parse_memory
 from search.yaml_io import parse_yaml, read_yaml_mapping
 from trainables.settings import Architecture, DataSettings, ExecutionSettings, Settings, TrialConfig
@@ -120,7 +120,7 @@ class SweepConfig(Settings):
         content = self.model_dump(mode="json")
         content["space"] = self.search_space.to_yaml()
         if self.tracking_uri:
-            content["tracking_uri"] = redact(self.tracking_uri).replace("://***@", "://")
+            content["tracking_uri"] = without_credentials(self.tracking_uri)
         return content
 
 

@@ -1,6 +1,6 @@
 """After the search: the front's members are trained again with new seeds and evaluated on the test split."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray import tune
@@ -11,6 +11,7 @@ from search.history import checkpoint_of, trial_config
 from search.journal import Journal
 from search.pareto_asha import trial_name
 from search.plan import SweepPlan
+from search.slots import LimitedSearcher
 from search.stateless_searcher import StatelessSearcher
 from trainables.settings import TrialSpec
 
@@ -40,12 +41,11 @@ def replicate_specs(plan: SweepPlan, journal: Journal) -> list[TrialSpec]:
     return specs
 
 
-def confirm_config(specs: Sequence[TrialSpec], concurrent: int) -> tune.TuneConfig:
-    """What a `Tuner` needs to run the replicates, ``concurrent`` of them at once; nothing stops them."""
+def confirm_config(specs: Sequence[TrialSpec], workers: Callable[[], int]) -> tune.TuneConfig:
+    """What a `Tuner` needs to run the replicates, as many at once as ``workers`` tells; nothing stops them."""
     return tune.TuneConfig(
-        search_alg=GivenTrials(specs),
+        search_alg=LimitedSearcher(GivenTrials(specs), workers),
         num_samples=len(specs),
-        max_concurrent_trials=concurrent,
         reuse_actors=True,
         trial_name_creator=trial_name,
         trial_dirname_creator=trial_name,

@@ -13,6 +13,7 @@ from pathlib import Path
 from search.cgroups import cpu_quota, free_memory_bytes
 
 RECORDED_PACKAGES = ("lorafront", "torch", "colossalai", "transformers", "peft", "ray", "optuna", "mlflow")
+LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0": Ray stays on this machine
 _GIT_SECONDS = 5.0
 
 
@@ -66,7 +67,7 @@ def disable_telemetry() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if sys.platform == "linux":
         # Ray then takes 127.0.0.1 as a node address as it is; otherwise it listens on every interface.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        os.environ.setdefault(LOOPBACK_ONLY, "0")
 
 
 def quiet_libraries() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from analysis.inside import is_inside
 from analysis.records import RunPaths, TrialRecord
 from search.journal import Journal
 from search.plan import BASELINE_ID, SweepPlan
@@ -31,8 +32,8 @@ def trial_config(trial: TrialRecord) -> TrialConfig:
 
 
 def checkpoint_of(trial: TrialRecord, paths: RunPaths) -> str | None:
-    """The folder from which a trial can go on; None where there is none (any more)."""
-    if trial.checkpoint is None:
+    """The folder from which a trial can go on; None where there is none (any more) in the run folder."""
+    if trial.checkpoint is None or not is_inside(paths.root / trial.checkpoint, paths.root):
         return None
     folder = (paths.root / trial.checkpoint).resolve()
     return str(folder) if (folder / "state.json").exists() else None

@@ -7,9 +7,12 @@ from pathlib import Path
 from rich.console import Console
 
 from analysis.records import Event, Front, RunPaths
+from search.cluster_check import check_run_folder
 from search.config import SweepConfig, resolve_config
+from search.credentials import NOTE, with_credentials, without_credentials
 from search.environment import git_commit, software_versions
 from search.errors import InputError, LorafrontError
+from search.foreign_run import check_own
 from search.interrupts import Interrupts
 from search.plan import SweepPlan, make_plan
 from search.progress import Progress
@@ -33,6 +36,8 @@ def launch_sweep(config: SweepConfig, run_dir: Path, command: str, console: Cons
     if is_taken(run_dir):
         raise exists_already(run_dir)
     _check_tracking(config, console)
+    if config.tracking_uri and without_credentials(config.tracking_uri) != config.tracking_uri:
+        console.print(NOTE, style="dim", highlight=False)
     plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
     if config.warm_start is not None:
         console.print(read_warm_start(plan).describe(), style="dim", highlight=False)
@@ -50,8 +55,10 @@ def resume_sweep(run_dir: Path, console: Console) -> bool:
     if not paths.sweep_yaml.is_file():
         raise InputError(f"{run_dir} is not a run folder: it has no sweep.yaml")
     with locked(run_dir):
+        check_own(paths)
         remove_leftovers(run_dir)
         config = resolve_config(None, config_file=paths.sweep_yaml)
+        config = config.model_copy(update={"tracking_uri": with_credentials(config.tracking_uri)})
         _check_tracking(config, console)
         plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
         _check_same_data(run_dir, plan.data.fingerprint)
@@ -83,7 +90,8 @@ def _check_tracking(config: SweepConfig, console: Console) -> None:
 
 
 def _run(plan: SweepPlan, paths: RunPaths, command: str, console: Console) -> bool:
-    configure_ray()
+    configure_ray(on_this_machine=plan.config.address is None)
+    check_run_folder(plan, paths)
     with Interrupts(interrupted_text(paths.root), lambda: _show_cursor(console)) as interrupts:
         return _run_heeding(plan, paths, command, console, interrupts)
 
@@ -185,11 +193,10 @@ def export_members(front: Front, paths: RunPaths, folder: Path) -> dict[str, Pat
     from analysis.results import load_run
 
     run, members = load_run(paths.root), {}
-    for trial in front.trials:
+    for number, trial in enumerate(front.trials):
         if trial.on_front:
             try:
-                export_preset(run, trial, folder / trial.trial_id)
-                members[trial.trial_id] = folder / trial.trial_id
+                members[trial.trial_id] = export_preset(run, trial, folder / str(number))
             except (LorafrontError, OSError):
                 continue
     return members

@@ -50,7 +50,7 @@ class ParetoAsha(TrialScheduler):
     Args:
         rungs: numbers of examples, ascending; at the last one nothing is left to decide.
         reduction_factor: eta in the papers.
-        workers: how many trials run at once.
+        workers: how many trials run at once, or what tells it, where that changes.
         patient: whether a rung after the first has to prove itself.
         past: reports of earlier launches. Their trials can be promoted, too: `revive` names them.
         base: the untouched model in no memory, if an earlier launch evaluated it; else a trial's result tells.
@@ -63,7 +63,7 @@ class ParetoAsha(TrialScheduler):
         rungs: Sequence[int],
         reduction_factor: int,
         *,
-        workers: int = 1,
+        workers: int | Callable[[], int] = 1,
         patient: bool = True,
         past: Sequence[PastReport] = (),
         base: Report | None = None,
@@ -71,7 +71,8 @@ class ParetoAsha(TrialScheduler):
         exempt: Callable[[Any], bool] = lambda trial: False,
     ) -> None:
         super().__init__()
-        self._workers, self._exempt, self._patient = workers, exempt, patient
+        self._workers = workers if callable(workers) else lambda: workers
+        self._exempt, self._patient = exempt, patient
         self._rungs = {examples: Rung(examples, reduction_factor, resolution) for examples in rungs}
         self._deciding = set(rungs[:1] if patient else rungs[:-1])
         self._paused: dict[
@@ -117,7 +118,7 @@ class ParetoAsha(TrialScheduler):
     @property
     def has_room(self) -> bool:
         """Whether a worker is free for a trial that nobody has asked for yet."""
-        return len(self._active) < self._workers
+        return len(self._active) < self._workers()
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """A new trial takes a worker; one of an earlier launch is no longer only paused."""

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from search.cluster import Cluster
 from search.config import SweepConfig
 from search.devices import check_devices, check_sharing
 from search.environment import available_memory_bytes, cpu_budget, default_concurrency
@@ -35,6 +36,17 @@ class Machine:
     concurrent: int
     threads: int | None
     memory_bytes: int
+    cluster: Cluster | None = None
+
+    @property
+    def workers(self) -> Callable[[], int]:
+        """Tells how many trials are to go at once, which on a cluster changes with its nodes."""
+        return self.cluster.capacity if self.cluster else lambda: self.concurrent
+
+    @property
+    def cpus_per_device(self) -> int:
+        """The cores that Ray counts for one device of a trial."""
+        return self.cluster.demand.cpus if self.cluster else 1
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,12 @@ class SweepPlan:
         execution = self.config.execution
         return execution.model_copy(update={"threads": execution.threads or self.machine.threads})
 
+    @property
+    def base_model_source(self) -> str:
+        """The base model's source, a path absolute: a cluster's nodes start elsewhere than this process."""
+        path = Path(self.config.base_model).expanduser()
+        return str(path.resolve()) if path.exists() else self.config.base_model
+
     def spec(self, trial_id: str, config: TrialConfig, **more: Any) -> TrialSpec:
         """The spec of a trial of this sweep."""
         kind, seed = more.pop("kind", "lora"), more.pop("seed", self.config.seed)
@@ -65,6 +83,8 @@ class SweepPlan:
             target_modules=() if kind == "full" else self.targets[config.targets],
             rungs=self.config.rungs,
             base_model_path=str(self.base_model_path),
+            base_model=self.base_model_source if self.machine.cluster else None,
+            base_model_sha256=self.config.base_model_sha256 if self.machine.cluster else None,
             seed=seed,
             **more,
         )
@@ -145,6 +165,29 @@ def find_machine(config: SweepConfig, bytes_per_device: int) -> Machine:
     return Machine("cpu", f"{cores} CPU cores", concurrent, threads, available_memory_bytes() // devices)
 
 
+def find_cluster(config: SweepConfig, say: Callable[[str], None]) -> Machine:
+    """The cluster that Ray is connected to, in place of this machine.
+
+    Raises:
+        InputError: the plugin cannot run on the cluster's devices.
+        BrokenEnvironmentError: no node can run trials, or one has other software.
+    """
+    from search.cluster_check import join_cluster
+
+    cluster = join_cluster(config, say)
+    on_gpu = cluster.demand.gpus > 0
+    check_plugin(config.execution, "cuda" if on_gpu else "cpu")
+    threads = None if on_gpu else cluster.demand.cpus
+    return Machine(
+        "cuda" if on_gpu else "cpu",
+        cluster.description,
+        cluster.capacity(),
+        threads,
+        cluster.memory_bytes,
+        cluster,
+    )
+
+
 def make_plan(config: SweepConfig, say: Callable[[str], None]) -> SweepPlan:
     """Check and prepare everything.
 
@@ -153,6 +196,10 @@ def make_plan(config: SweepConfig, say: Callable[[str], None]) -> SweepPlan:
         BrokenEnvironmentError: the machine cannot.
     """
     check_sharing(config)
+    if config.address is not None:
+        from search.ray_session import connect
+
+        connect(config.address, say)
     base = resolve_base_model(config.base_model, sha256=config.base_model_sha256, say=say).resolve()
     architecture = read_architecture(base)
     targets = target_modules(config, linear_modules(base))
@@ -161,7 +208,8 @@ def make_plan(config: SweepConfig, say: Callable[[str], None]) -> SweepPlan:
         config.data, str(base), train_examples=config.max_examples, seed=config.seed, cache_dir=cache_root()
     )
     baseline = full_length_bytes(config, architecture, config.baseline_config(), (), "full")
-    plan = SweepPlan(config, architecture, base, data, targets, find_machine(config, baseline))
+    machine = find_cluster(config, say) if config.address else find_machine(config, baseline)
+    plan = SweepPlan(config, architecture, base, data, targets, machine)
     _check_budget(plan)
     return plan
 

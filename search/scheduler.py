@@ -1,6 +1,6 @@
 """Schedulers by name: Pareto-aware ASHA, Ray Tune's ASHA on the loss alone, and none (`fifo`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
@@ -69,7 +69,7 @@ def make_scheduler(
     rungs: Sequence[int],
     reduction_factor: int,
     past: Sequence[PastReport] = (),
-    workers: int = 1,
+    workers: int | Callable[[], int] = 1,
     base: Report | None = None,
 ) -> TrialScheduler:
     """The scheduler of that name; a single rung leaves nothing to stop at."""

@@ -14,7 +14,7 @@ from search.pareto_asha import ParetoAsha, trial_name
 from search.plan import SweepPlan
 from search.sampler import OptunaSearcher, forget_unfinished, open_study
 from search.scheduler import make_scheduler
-from search.slots import SlotSearcher
+from search.slots import LimitedSearcher, SlotSearcher
 from search.stopping import Stagnation, UntilStagnation
 from search.study import TrialEntry, enter_adopted, never_launched
 from search.warm_start import exact_point
@@ -43,7 +43,7 @@ class Searching:
             config.rungs,
             config.reduction_factor,
             history.reports(),
-            plan.machine.concurrent,
+            plan.machine.workers,
             history.base(),
         )
 
@@ -61,15 +61,15 @@ class Searching:
     def tune_config(self) -> tune.TuneConfig:
         """All of it for a `Tuner`."""
         searcher: Any = UntilStagnation(self._sampler, self._stagnation)
-        pauses = isinstance(self.scheduler, ParetoAsha)
         if isinstance(self.scheduler, ParetoAsha):
             searcher = SlotSearcher(searcher, self.scheduler, self._history.resumed)
+        else:
+            searcher = LimitedSearcher(searcher, self._plan.machine.workers)
         return tune.TuneConfig(
             search_alg=searcher,
             scheduler=self.scheduler,
             # The searcher ends the sweep; this is only a limit above what can come, each known trial revived once.
             num_samples=len(self._first) + self._config.trials + len(self._history.lora_trials),
-            max_concurrent_trials=None if pauses else self._plan.machine.concurrent,
             time_budget_s=self._config.time_budget,
             reuse_actors=True,
             trial_name_creator=trial_name,

@@ -55,3 +55,31 @@ class SlotSearcher(WrappedSearcher):
         """Passed on, with the trial's last result if Tune names none."""
         last_result = self._last_results.pop(trial_id, None)
         self._searcher.on_trial_complete(trial_id, result or last_result, error)
+
+
+class LimitedSearcher(WrappedSearcher):
+    """Asks the searcher inside only while fewer trials are going than ``workers`` tells, which may change meanwhile.
+
+    In place of Tune's own limit, which is fixed for a whole sweep.
+    """
+
+    def __init__(self, searcher: Searcher, workers: Callable[[], int]) -> None:
+        super().__init__(searcher)
+        self._workers = workers
+        self._going: set[str] = set()
+
+    def suggest(self, trial_id: str) -> Any:
+        """A config, None while there is no room, or FINISHED."""
+        if len(self._going) >= self._workers():
+            return None
+        suggested = self._searcher.suggest(trial_id)
+        if isinstance(suggested, dict):
+            self._going.add(trial_id)
+        return suggested
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Passed on; there is room again."""
+        self._going.discard(trial_id)
+        self._searcher.on_trial_complete(trial_id, result, error)

@@ -11,12 +11,14 @@ from ray import tune
 
 from analysis.front import sweep_facts
 from analysis.records import Front, RunPaths, TrialRecord
+from search.cluster_check import sweep_needs
 from search.confirm import confirm_config, replicate_specs
 from search.environment import git_commit, software_versions
 from search.errors import SweepError
 from search.history import is_own, trial_config, was_launched
 from search.interrupts import Interrupts
 from search.journal import Journal, now
+from search.node_watch import watch_nodes
 from search.plan import BASELINE_ID, SweepPlan
 from search.prediction import full_length_bytes
 from search.ray_session import start_ray
@@ -35,6 +37,10 @@ from trainables.worker_group import bundles
 # What a trial does to its worker it does again, so more would be a waste.
 RESTARTS = 1
 
+# On a cluster a trial goes on elsewhere from its last rung when its worker is gone with its node. Ray does not tell
+# that from a worker that always dies, so there is an end to it.
+NODE_LOSSES = 3
+
 
 class Sweep:
     """One launch of a sweep: new, or a resumption. All state of an earlier launch is read from trials.jsonl.
@@ -52,6 +58,7 @@ class Sweep:
         self._is_searched = bool(facts.get("searched")) and not facts.get("finished")
         self.interrupted = False
         self._stopper = FailureStopper()
+        self._needs = sweep_needs(plan, paths)
 
     def run(self, on_searched: Callable[[Front], None] = lambda front: None) -> Front:
         """Run what is left to run; returns the front. ``on_searched`` gets the front before it is confirmed.
@@ -64,10 +71,11 @@ class Sweep:
         self._start_warm()
         self._refuse_hopeless_baseline()
         self._start_ray()
-        if not self._is_searched:
-            self._search()
-        if self._may_go_on:
-            self._confirm(on_searched)
+        with watch_nodes(self.plan.machine.cluster, self._needs):
+            if not self._is_searched:
+                self._search()
+            if self._may_go_on:
+                self._confirm(on_searched)
         self.journal.sweep({"finished": self._may_go_on, "ended": now()})
         front = self.journal.write_front(finished=self._may_go_on)
         if self._stopper.interrupted_by is not None:
@@ -160,7 +168,7 @@ class Sweep:
         if not specs:
             return
         on_searched(self.journal.write_front(finished=False))
-        self._fit("confirm", confirm_config(specs, self.plan.machine.concurrent))
+        self._fit("confirm", confirm_config(specs, self.plan.machine.workers))
         self.interrupted |= bool(replicate_specs(self.plan, self.journal))
 
     def _fit(
@@ -182,7 +190,7 @@ class Sweep:
                 stop=self._stopper,
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=2),
-                failure_config=tune.FailureConfig(max_failures=RESTARTS),
+                failure_config=tune.FailureConfig(max_failures=NODE_LOSSES if self._needs else RESTARTS),
             ),
         )
         with self._interrupts.heed(), repaired(), suppress(Interrupted):
@@ -195,8 +203,11 @@ class Sweep:
         return too_few or any(trial.status == "running" for trial in trials)
 
     def _trainable(self) -> Any:
-        on_gpu, devices = self.plan.machine.device == "cuda", self.config.execution.devices_per_trial
-        trainable = tune.with_parameters(LoraTrial, data=self.plan.data)
+        machine, devices = self.plan.machine, self.config.execution.devices_per_trial
+        on_gpu = machine.device == "cuda"
+        trainable = tune.with_parameters(LoraTrial, data=self.plan.data, needs=self._needs)
         if devices == 1:
-            return tune.with_resources(trainable, {"CPU": 1, "GPU": int(on_gpu)})
-        return tune.with_resources(trainable, tune.PlacementGroupFactory(bundles(devices, on_gpu)))
+            return tune.with_resources(trainable, {"CPU": machine.cpus_per_device, "GPU": int(on_gpu)})
+        return tune.with_resources(
+            trainable, tune.PlacementGroupFactory(bundles(devices, on_gpu, machine.cpus_per_device))
+        )

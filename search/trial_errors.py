@@ -42,4 +42,6 @@ def describe_failure(trial: Any) -> str:
         reason = _LOW_MEMORY
     elif not text or any(words in text for words in _DEATHS):
         reason = _DIED
-    return f"twice: {reason}" if trial.run_metadata.num_failures > 1 else reason
+    failures = trial.run_metadata.num_failures
+    times = "twice" if failures == 2 else f"{failures} times"
+    return f"{times}: {reason}" if failures > 1 else reason

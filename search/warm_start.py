@@ -9,7 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from analysis.export import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from analysis.front import front_members
+from analysis.inside import is_inside
 from analysis.records import Base, RunPaths, TrialRecord
 from analysis.results import Run, load_run
 from search.config import resolve_config
@@ -115,14 +117,14 @@ def _has_ended(trial: TrialRecord) -> bool:
 
 def _adopt(trial: TrialRecord, run: Run, plan: SweepPlan) -> TrialRecord:
     """The record of an earlier trial as this sweep's; infeasible where this sweep's memory budget says so."""
-    keeps_adapter = trial.on_front and trial.checkpoint is not None
+    checkpoint = run.checkpoint_dir(trial) if trial.on_front else None
     update: dict[str, Any] = {
         "on_front": False,
         "mlflow_run_id": None,
         "confirmation": None,
         "test_loss": None,
         "adopted_from": f"{run.front.name}/{trial.trial_id}",
-        "checkpoint": str(run.checkpoint_dir(trial)) if keeps_adapter else None,
+        "checkpoint": str(checkpoint) if checkpoint else None,
     }
     budget, memory = plan.config.memory_budget, trial.peak_memory_bytes or 0
     if budget is not None and memory > budget:
@@ -151,9 +153,13 @@ def copy_adapter(trial: TrialRecord, paths: RunPaths) -> TrialRecord:
     if trial.checkpoint is None:
         return trial
     source, target = Path(trial.checkpoint) / "adapter", paths.tune / "adopted" / trial.trial_id
-    if not source.is_dir():
+    files = [source / name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
+    # Nothing else, and nothing that a link brings in from elsewhere: the earlier run may be somebody else's.
+    if not all(file.is_file() and is_inside(file, source) for file in files):
         return trial.model_copy(update={"checkpoint": None})
-    shutil.copytree(source, target / "adapter", dirs_exist_ok=True)
+    (target / "adapter").mkdir(parents=True, exist_ok=True)
+    for file in files:
+        shutil.copyfile(file, target / "adapter" / file.name)
     return trial.model_copy(update={"checkpoint": str(target.relative_to(paths.root))})
 
 

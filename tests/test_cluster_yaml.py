@@ -122,6 +122,23 @@ def test_run_folders_lie_where_every_node_sees_them(prepared: dict[str, Any]) ->
     assert any("$RAY_HEAD_IP:/shared /shared" in text for text in prepared["worker_start_ray_commands"])
 
 
+def test_the_commands_in_the_comments_are_rays_and_ours() -> None:
+    from ray.scripts.scripts import cli as ray
+    from typer.main import get_command
+
+    from search.cli import app
+
+    lines = re.findall(r"^#   (ray .*?)(?:  +#.*)?$", PATH.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(lines) == 5
+    for _, name, *arguments in map(shlex.split, lines):
+        ray.commands[name].make_context(name, arguments)
+    ours = shlex.split(next(line for line in lines if "lorafront" in line))[-1]
+    program, command, *arguments = shlex.split(ours)
+    assert program == "lorafront"
+    parsed = get_command(app).commands[command].make_context(command, arguments).params  # type: ignore[attr-defined]
+    assert parsed["address"] == "auto"
+
+
 @pytest.mark.parametrize("kind", ["head", "worker"])
 def test_commands_are_shell(prepared: dict[str, Any], kind: str) -> None:
     for command in prepared[f"{kind}_setup_commands"] + prepared[f"{kind}_start_ray_commands"]:

@@ -1,7 +1,7 @@
 """Is a local folder a causal language model in safetensors? Answered from a few bytes, without torch."""
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from search.errors import InputError
@@ -35,8 +35,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_causal(folder: Path) -> None:
-    """Raises InputError unless the model in ``folder`` is a ``*ForCausalLM``."""
+    """Raises InputError unless the model in ``folder`` is a ``*ForCausalLM`` and no adapter."""
     config = read_config(folder)
+    if (
+        folder / "adapter_config.json"
+    ).exists():  # transformers would load the model that it names, from anywhere
+        raise InputError(
+            f"base model {folder} has an adapter_config.json: give a folder with the model alone"
+        )
     architectures = config.get("architectures")
     names = [str(name) for name in architectures] if isinstance(architectures, list) else []
     if not any(name.endswith("ForCausalLM") for name in names):
@@ -57,6 +63,11 @@ def weight_files(folder: Path) -> list[Path]:
         if not isinstance(weight_map, dict) or not weight_map:
             raise InputError(f"{folder / _INDEX} has no weight_map")
         shards = sorted({str(name) for name in weight_map.values()})
+        outside = [name for name in shards if name != PurePath(name).name]
+        if outside:
+            raise InputError(
+                f"{folder / _INDEX} names {outside[0]!r}: a shard lies in the model's own folder"
+            )
         missing = [name for name in shards if not (folder / name).is_file()]
         if missing:
             raise InputError(

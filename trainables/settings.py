@@ -129,7 +129,8 @@ class TrialSpec(Settings):
     full resource. ``target_modules`` are leaf module names. ``evaluate_base`` asks this trial to also evaluate
     the untouched model once for the sweep, ``evaluate_test`` to evaluate on the test split as well (the trained model
     at the full resource, and the untouched one). ``resume_from`` is a checkpoint folder to go on from. With
-    ``replicate_of`` the trial trains the config of that trial again, with another seed.
+    ``replicate_of`` the trial trains the config of that trial again, with another seed. ``base_model_path`` is the
+    model's folder where the sweep was started; on a cluster ``base_model`` is its source, and nodes find their own.
     """
 
     trial_id: str
@@ -139,6 +140,8 @@ class TrialSpec(Settings):
     target_modules: tuple[str, ...]
     rungs: tuple[int, ...] = Field(min_length=1)
     base_model_path: str
+    base_model: str | None = None
+    base_model_sha256: str | None = None
     seed: int = 0
     evaluate_base: bool = False
     evaluate_test: bool = False

@@ -11,6 +11,7 @@ from trainables.group_member import first_line
 from trainables.settings import ExecutionSettings, TrialSpec
 
 if TYPE_CHECKING:
+    from search.node_check import Needs
     from trainables.data import PreparedData
     from trainables.worker import Worker
     from trainables.worker_group import WorkerGroup
@@ -36,11 +37,17 @@ class LoraTrial(tune.Trainable):
     raise: Tune then gives the trial's placement group back, which the process's node may have left.
     """
 
-    def setup(self, config: dict[str, Any], data: "PreparedData | None" = None) -> None:
-        """Start the worker, once per actor, and its first trial."""
+    def setup(
+        self, config: dict[str, Any], data: "PreparedData | None" = None, needs: "Needs | None" = None
+    ) -> None:
+        """Start the worker, once per actor, and its first trial. ``needs`` are checked on a cluster's node."""
         from search.environment import quiet_libraries
 
         quiet_libraries()
+        if needs is not None:
+            from search.node_check import check_here
+
+            check_here(needs)
         spec = TrialSpec.model_validate(config["spec"])
         assert data is not None, "data come through tune.with_parameters"
         self.worker = make_worker(data, spec.execution)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from search.errors import DivergedError, OutOfMemoryError
-from trainables.base_models import load_base_model
+from trainables.base_models import load_base_model, resolve_base_model
 from trainables.batches import Batch
 from trainables.checkpoint import load_training, save_training
 from trainables.cpu_attention import use_short_attention
@@ -40,6 +40,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device has no memory left (CUDA's, or the CPU allocator's)."""
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
+
+
+def local_base_model(spec: TrialSpec) -> Path:
+    """The base model's folder on this node, fetched if it is not there.
+
+    Raises:
+        InputError: it is not there and cannot be fetched.
+    """
+    if spec.base_model is None:
+        return Path(spec.base_model_path)
+    return resolve_base_model(spec.base_model, sha256=spec.base_model_sha256)
 
 
 def _loss_facts(split: str, result: EvalResult) -> dict[str, Any]:
@@ -102,7 +113,7 @@ class Worker:
             self._base = self._base_key = None  # at most one base in memory
         if self._base is None:
             on = torch.device("cpu") if quantizes(spec) else self.device
-            base: nn.Module = load_base_model(Path(key[0]), dtype=key[1], device=on)  # type: ignore[arg-type]
+            base: nn.Module = load_base_model(local_base_model(spec), dtype=key[1], device=on)  # type: ignore[arg-type]
             self._base = quantize_base(base) if quantizes(spec) else base
             self._base_key = key
         return self._base

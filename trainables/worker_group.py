@@ -32,9 +32,9 @@ GRACE_S = 5.0
 _MEMORY_FACTS = ("peak_memory_bytes", "reserved_memory_bytes", "outside_allocator_bytes", "peak_operator")
 
 
-def bundles(devices: int, gpu: bool) -> list[dict[str, float]]:
-    """The bundles of a trial's placement group: a little for the trial itself, then one per device."""
-    return [{"CPU": 0.01}] + [{"CPU": 1, "GPU": 1} if gpu else {"CPU": 1} for _ in range(devices)]
+def bundles(devices: int, gpu: bool, cpus: int = 1) -> list[dict[str, float]]:
+    """The bundles of a trial's placement group: a little for the trial itself, then ``cpus`` cores for each device."""
+    return [{"CPU": 0.01}] + [{"CPU": cpus, "GPU": 1} if gpu else {"CPU": cpus} for _ in range(devices)]
 
 
 class WorkerGroup:

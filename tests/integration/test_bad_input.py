@@ -46,6 +46,8 @@ pytestmark = pytest.mark.timeout(120)
             "memory budget",
         ),
         (["sweep", "--out", "model"], "exists already"),
+        (["sweep", "--address", "127.0.0.1:1"], "cannot connect to the Ray cluster at 127.0.0.1:1"),
+        (["sweep", "--address", "ray://host:10001"], "neither auto nor HOST:PORT"),
         (["report", "model"], "not a run folder"),
         (["resume", "model"], "not a run folder"),
         (["export", "model", "--pick", "knee", "--to", "x"], "not a run folder"),

@@ -77,7 +77,8 @@ def test_given_trials_are_handed_out_once() -> None:
     searcher = GivenTrials(specs)
     assert [searcher.suggest(str(n))["spec"]["trial_id"] for n in range(2)] == ["a", "b"]
     assert searcher.suggest("2") == GivenTrials.FINISHED
-    assert confirm_config(specs, 3).max_concurrent_trials == 3
+    searcher = confirm_config(specs, lambda: 1).search_alg
+    assert [searcher.suggest(name) is not None for name in ("x", "y")] == [True, False]  # one at a time
 
 
 @pytest.mark.parametrize(("memory_bytes", "is_refused"), [(1 * GIB, True), (64 * GIB, False)])

@@ -1,0 +1,113 @@
+"""What a cluster's node has for a trial: software, storage, base model. Runs on the node, where Ray ships it."""
+
+import os
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from search.environment import available_memory_bytes, quiet_libraries
+from search.errors import BrokenEnvironmentError, LorafrontError
+
+# What losses or checkpoints depend on; MLflow and Optuna are the driver's alone.
+PACKAGES = ("torch", "colossalai", "transformers", "peft", "safetensors", "tokenizers", "numpy", "ray")
+TOKEN_FILE = ".storage-check"
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """A node's software and devices. ``problem`` says why the environment cannot be used, if so; memory is in bytes."""
+
+    versions: dict[str, str]
+    gpus: tuple[str, ...]
+    gpu_memory_bytes: tuple[int, ...]
+    memory_bytes: int
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a trial needs of its node beside software.
+
+    ``folder`` is the run folder, in which a file holds ``token``; ``base_model`` is the sweep's source, a path in it
+    absolute, with its checksum where it has one.
+    """
+
+    folder: str
+    token: str
+    base_model: str
+    base_model_sha256: str | None
+
+    def write_token(self) -> None:
+        """Put the token where the nodes are to find it."""
+        (Path(self.folder) / TOKEN_FILE).write_text(self.token, encoding="utf-8")
+
+    def remove_token(self) -> None:
+        """Take it away again."""
+        (Path(self.folder) / TOKEN_FILE).unlink(missing_ok=True)
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of what results depend on; builds of one version (2.5.1+cpu, 2.5.1+cu124) count as one."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name).partition("+")[0]
+        except PackageNotFoundError:
+            found[name] = "none"
+    return found
+
+
+def look_around() -> NodeFacts:
+    """The facts of the node that this runs on."""
+    quiet_libraries()
+    names, sizes = _gpus()
+    return NodeFacts(installed_versions(), names, sizes, available_memory_bytes(), _why_unusable())
+
+
+def _why_unusable() -> str | None:
+    try:
+        import trainables.worker  # noqa: F401  # with torch, transformers, peft and colossalai
+    except Exception as error:  # a broken library may raise anything
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return None
+
+
+def _gpus() -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names and memory of the GPUs, by NVIDIA's own tool: no context is opened on a device that a trial may have."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return (), ()
+    rows = [line.rpartition(",") for line in done.stdout.splitlines() if "," in line]
+    return tuple(row[0].strip() for row in rows), tuple(int(row[2]) * _MIB for row in rows)
+
+
+def find_lacking(needs: Needs) -> list[str]:
+    """What this node lacks, a few words for each thing; fetches the base model if it can."""
+    from trainables.base_models import resolve_base_model
+
+    lacking = []
+    if _read(Path(needs.folder) / TOKEN_FILE) != needs.token:
+        lacking.append(f"storage: it does not see {needs.folder}")
+    try:
+        resolve_base_model(needs.base_model, sha256=needs.base_model_sha256)
+    except LorafrontError as error:
+        lacking.append(f"base model: {error}")
+    return lacking
+
+
+def check_here(needs: Needs) -> None:
+    """Raises BrokenEnvironmentError where this node cannot run the sweep's trials."""
+    lacking = find_lacking(needs)
+    if lacking:
+        raise BrokenEnvironmentError(f"node {os.uname().nodename} lacks {'; '.join(lacking)}")
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return None
