@@ -69,7 +69,7 @@ def full_length_bytes(
 
 
 def device_type() -> Device:
-    """What the cluster that was joined trains on, else this machine: without importing torch, as its device files tell."""
+    """What the cluster that was joined trains on, else this machine. Without torch: its device files tell."""
     return joined_device() or ("cuda" if Path("/dev/nvidiactl").exists() else "cpu")
 
 
