@@ -10,7 +10,7 @@ from search.base_duty import BaseDuty
 from search.points import continuous_dimensions, shuffled_points
 from search.space import SearchSpace, Value
 from search.stateless_searcher import StatelessSearcher
-from search.study import OBJECTIVES, TrialEntry, fail, forget_unfinished, open_study
+from search.study import OBJECTIVES, TrialEntry, fail, forget_unfinished, half_asked, open_study
 from trainables.settings import TrialConfig, TrialSpec
 
 __all__ = ["OptunaSearcher", "forget_unfinished", "open_study"]
@@ -68,6 +68,7 @@ class OptunaSearcher(StatelessSearcher):
         self._seen = set(map(_key, seen))
         self._under_way: dict[str, TrialEntry] = {}
         self._specs: dict[str, TrialSpec] = {}
+        self._half_asked = half_asked(study)
         self._unvisited: Iterator[dict[str, Value]] | None = None
         self.used_up = False
 
@@ -106,7 +107,7 @@ class OptunaSearcher(StatelessSearcher):
         endless = bool(continuous_dimensions(self._space))
         while draws < MAX_DRAWS if endless else repeats < MAX_REPEATS or self._enqueue_unvisited():
             draws += 1
-            asked = self._study.ask()
+            asked = self._half_asked.pop(0) if self._half_asked else self._study.ask()
             config = self._new_config(self._space.suggest(asked))
             if config is None:
                 repeats += 1

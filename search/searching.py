@@ -91,7 +91,7 @@ class Searching:
         config, history, study = self._config, self._history, self._study
         sampled = [spec for spec in self._first if spec.kind == "lora"]
         going_on = [trial.trial_id for trial in history.pausing] + [spec.trial_id for spec in sampled]
-        forget_unfinished(study, keep=going_on)
+        forget_unfinished(study, keep=[*going_on, None])
         self._begin_study()
         new = len(sampled) - len(history.unfinished)
         return OptunaSearcher(

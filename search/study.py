@@ -37,10 +37,11 @@ def open_study(config: SweepConfig, storage_path: str | None, strategy: str = DE
     )
 
 
-def forget_unfinished(study: Any, keep: Collection[str] = ()) -> None:
+def forget_unfinished(study: Any, keep: Collection[str | None] = ()) -> None:
     """End the trials that a killed driver left RUNNING, but for those with an id in ``keep``, which will go on.
 
-    A trial that had reached a rung counts as stopped there, one that had not as failed.
+    A trial that had reached a rung counts as stopped there, one that had not as failed. None in ``keep`` stands for those
+    that have no id (`half_asked`).
     """
     from optuna.trial import TrialState
 
@@ -48,6 +49,18 @@ def forget_unfinished(study: Any, keep: Collection[str] = ()) -> None:
         if trial.user_attrs.get(TRIAL_ID) not in keep:
             state = TrialState.PRUNED if trial.user_attrs.get(RUNGS) else TrialState.FAIL
             study.tell(trial.number, state=state)
+
+
+def half_asked(study: Any) -> list[Any]:
+    """Trials that were being asked for when the driver was killed, and got no name: the next ones to be asked for.
+
+    What a sampler says depends on a trial's number, so that one left out would change all that come after it.
+    """
+    import optuna
+    from optuna.trial import TrialState
+
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [optuna.Trial(study, trial._trial_id) for trial in running if TRIAL_ID not in trial.user_attrs]
 
 
 def never_launched(study: Any, launched: Collection[str]) -> dict[str, dict[str, Any]]:

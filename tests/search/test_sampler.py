@@ -255,3 +255,20 @@ def test_a_start_that_lies_only_partly_in_the_space_is_completed(sampler: str) -
     assert first.rank in (16, 32, 64)
     assert first.batch_size == start["batch_size"]
     assert first.targets == start["targets"]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("params", [0, 2])
+def test_a_kill_in_the_middle_of_asking_changes_nothing(tmp_path: Path, sampler: str, params: int) -> None:
+    config = sweep("trials=8", sampler=sampler)
+    expected = run(searcher(config), 8)
+    path = str(tmp_path / "optuna.db")
+    before = run(searcher(config, open_study(config, path)), 4)
+    killed = open_study(config, path).ask()
+    for dimension in list(config.search_space.dimensions.values())[:params]:
+        dimension.suggest(killed)
+    study = open_study(config, path)
+    forget_unfinished(study, keep=[None])
+    seen = [TrialConfig.model_validate(each) for each in before]
+    after = run(searcher(config, study, budget=4, next_number=5, seen=seen), 4, start=4)
+    assert [*before, *after] == expected
