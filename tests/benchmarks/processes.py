@@ -20,7 +20,8 @@ class Measured:
     ``peak_pss_bytes`` is the largest sum of proportional set sizes over the command and all its descendants, sampled
     once a second: a page that several of them share counts once in all. ``peak_uss_bytes`` is that of their unique
     set sizes, which leaves shared pages out. ``cpu_seconds`` are user and system time of all processes as last seen,
-    so up to a second of each process that ended is missing; ``root_cpu_seconds`` is the command's own process.
+    so up to a second of each process that ended is missing; ``root_cpu_seconds`` and ``peak_root_bytes`` (proportional)
+    are the command's own process.
     """
 
     seconds: float = 0.0
@@ -32,6 +33,7 @@ class Measured:
     peak_uss_bytes: int = 0
     cpu_seconds: float = 0.0
     root_cpu_seconds: float = 0.0
+    peak_root_bytes: int = 0
     most_processes: int = 0
     sampling_seconds: float = 0.0
     tail: str = ""
@@ -49,6 +51,8 @@ class Measured:
             with suppress(psutil.Error):
                 memory, times = process.memory_full_info(), process.cpu_times()
                 pss, uss, seen = pss + memory.pss, uss + memory.uss, seen + 1
+                if process is root:
+                    self.peak_root_bytes = max(self.peak_root_bytes, memory.pss)
                 self._cpu[process.pid, process.create_time()] = times.user + times.system
         self.peak_pss_bytes, self.peak_uss_bytes = (
             max(self.peak_pss_bytes, pss),
