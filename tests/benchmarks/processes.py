@@ -11,6 +11,9 @@ from pathlib import Path
 import psutil
 
 SAMPLE_SECONDS = 1.0
+# Reading a process's proportional size walks its page tables. Where that takes long, samples are further apart, so that
+# they never cost more than this share of one core's time.
+SAMPLING_SHARE = 0.03
 
 
 @dataclass
@@ -18,10 +21,10 @@ class Measured:
     """What a command took.
 
     ``peak_pss_bytes`` is the largest sum of proportional set sizes over the command and all its descendants, sampled
-    once a second: a page that several of them share counts once in all. ``peak_uss_bytes`` is that of their unique
-    set sizes, which leaves shared pages out. ``cpu_seconds`` are user and system time of all processes as last seen,
-    so up to a second of each process that ended is missing; ``root_cpu_seconds`` and ``peak_root_bytes`` (proportional)
-    are the command's own process.
+    once a second (less often where that is costly): a page that several of them share counts once in all.
+    ``peak_uss_bytes`` is that of their unique set sizes, which leaves shared pages out. ``cpu_seconds`` are user and
+    system time of all processes as last seen, so up to a second of each process that ended is missing;
+    ``root_cpu_seconds`` and ``peak_root_bytes`` (proportional) are the command's own process.
     """
 
     seconds: float = 0.0
@@ -35,14 +38,15 @@ class Measured:
     root_cpu_seconds: float = 0.0
     peak_root_bytes: int = 0
     most_processes: int = 0
-    sampling_seconds: float = 0.0
+    samples: int = 0
+    sampling_cpu_seconds: float = 0.0
     tail: str = ""
     load_before: float = 0.0
     _cpu: dict[tuple[int, float], float] = field(default_factory=dict, repr=False)
 
     def sample(self, root: psutil.Process) -> list[psutil.Process]:
         """Look at all processes once; returns them."""
-        began = time.perf_counter()
+        began = time.process_time()
         pss = uss = seen = 0
         processes = [root]
         with suppress(psutil.Error):
@@ -54,15 +58,19 @@ class Measured:
                 if process is root:
                     self.peak_root_bytes = max(self.peak_root_bytes, memory.pss)
                 self._cpu[process.pid, process.create_time()] = times.user + times.system
-        self.peak_pss_bytes, self.peak_uss_bytes = (
-            max(self.peak_pss_bytes, pss),
-            max(self.peak_uss_bytes, uss),
-        )
+        self.peak_pss_bytes = max(self.peak_pss_bytes, pss)
+        self.peak_uss_bytes = max(self.peak_uss_bytes, uss)
         self.most_processes = max(self.most_processes, seen)
         self.cpu_seconds = sum(self._cpu.values())
         self.root_cpu_seconds = sum(seconds for (pid, _), seconds in self._cpu.items() if pid == root.pid)
-        self.sampling_seconds += time.perf_counter() - began
+        self.samples += 1
+        self.sampling_cpu_seconds += time.process_time() - began
         return processes
+
+    @property
+    def pause_seconds(self) -> float:
+        """How long to wait for the next sample."""
+        return max(SAMPLE_SECONDS, self.sampling_cpu_seconds / self.samples / SAMPLING_SHARE)
 
 
 def run_measured(
@@ -82,7 +90,7 @@ def run_measured(
             while process.poll() is None and not measured.timed_out:
                 known |= {p.pid: p for p in measured.sample(root)}
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(SAMPLE_SECONDS)
+                    process.wait(measured.pause_seconds)
                 measured.timed_out = time.perf_counter() - began > timeout
             measured.seconds = time.perf_counter() - began
             measured.ended = time.time()
@@ -101,3 +109,12 @@ def kill(process: "subprocess.Popen[bytes]", descendants: list[psutil.Process]) 
         with suppress(psutil.Error):
             descendant.kill()
     process.wait()
+    patience = time.monotonic() + 10.0
+    while any(map(_is_alive, descendants)) and time.monotonic() < patience:
+        time.sleep(0.05)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

@@ -74,7 +74,9 @@ def test_ratios_pair_runs_of_one_round_and_targets_are_judged_by_their_median() 
     assert "the target of 5 is met" in written
     assert "the target of 2.5 is missed" in tuned
     settings = {"size": "smollm2-135m", "trials": 16, "rungs": [16, 48, 144], "workers": 2}
-    assert "| lorafront | 15 (10 to 20) |  |  | 100" in section(settings, runs)
+    written = section(settings, runs)
+    assert "| ours | 15 (10 to 20) | 100" in written
+    assert "| ray-tune | 5.0 (4.0 to 6.0) | - | - | - | - | 1.0 (1.0 to 1.0) | 5 |" in written
 
 
 def test_ours_and_theirs_get_the_same_task(tmp_path: Path) -> None:

@@ -112,11 +112,14 @@ def figures(side: Side, settings: Settings, folder: Path, measured: Measured) ->
         "tokens": tokens,
         "tokens_per_makespan_second": tokens / measured.seconds,
         "tokens_per_train_second": tokens / training if training else None,
+        "seconds_per_token": measured.seconds / tokens,
+        "train_seconds_per_token": training / tokens if training else None,
         "peak_pss_bytes": measured.peak_pss_bytes,
         "peak_uss_bytes": measured.peak_uss_bytes,
         "cpu_seconds": measured.cpu_seconds,
         "most_processes": measured.most_processes,
-        "sampling_seconds": measured.sampling_seconds,
+        "samples": measured.samples,
+        "sampling_cpu_seconds": measured.sampling_cpu_seconds,
         "load_before": measured.load_before,
     }
 
