@@ -105,8 +105,9 @@ def test_only_what_stands_between_the_markers_is_replaced(tmp_path: Path) -> Non
 
 
 def test_a_measured_command_is_ended_with_all_it_started(tmp_path: Path) -> None:
-    child = "import time; time.sleep(600)"
-    code = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', '{child}']); print(p.pid, flush=True)"
+    child = "import time; time.sleep(600)"  # in a session of its own, as Ray's processes may be
+    start = f"subprocess.Popen([sys.executable, '-c', '{child}'], start_new_session=True)"
+    code = f"import subprocess, sys; print({start}.pid, flush=True)"
     log = tmp_path / "log.txt"
     measured = run_measured(
         [sys.executable, "-c", f"{code}; import time; time.sleep(600)"],

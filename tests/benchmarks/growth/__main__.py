@@ -66,7 +66,10 @@ def main() -> None:
     found, well = run_missing(arguments, out, model)
     for data in out.glob("rows-*.jsonl"):
         data.unlink()
-    settings = {"cores": cpu_budget()}
+    settings = {
+        "cores": cpu_budget(),
+        "trials": next(p.trials for p in all_points(arguments.quick) if p.curve == "workers"),
+    }
     print_all(found, settings)
     draw(found, settings, out / "growth.png")
     sys.exit(0 if well else 1)

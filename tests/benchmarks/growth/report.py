@@ -2,6 +2,7 @@
 
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -91,7 +92,8 @@ def caption(settings: Mapping[str, Any]) -> str:
     beyond = " (more workers than that only queue for cores)" if settings["cores"] < 8 else ""
     return (
         f"Sweeps of a tiny random model on {settings['cores']} cores{beyond}, each in a process of its own. Workers: "
-        "32 trials; rows: 4 trials, start is until the first worker begins. Memory: largest sums, sampled each second."
+        f"{settings['trials']} trials; rows: 4 trials, start is until the first worker begins. Memory: largest sums, "
+        "sampled each second."
     )
 
 
@@ -106,6 +108,7 @@ def draw(found: Found, settings: Mapping[str, Any], path: Path) -> None:
     """One panel per curve, both axes logarithmic, with a line of slope 1 for the eye."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     from analysis.figure_style import GRID, INK, MUTED
 
@@ -131,11 +134,13 @@ def draw(found: Found, settings: Mapping[str, Any], path: Path) -> None:
         )
         axes.set_xticks(x, labels=[f"{value:,}" for value in x])
         axes.minorticks_off()
+        axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.grid(color=GRID, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("seconds", color=INK)
     figure.axes[0].legend(frameon=False, fontsize=8)
-    figure.supxlabel(caption(settings), fontsize=7.5, color=MUTED)
+    figure.supxlabel("\n".join(textwrap.wrap(caption(settings), 150)), fontsize=7.5, color=MUTED)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     write_atomically(path, buffer.getvalue())
