@@ -7,9 +7,10 @@ trial to trial (``reuse_actors``) with the data sets in Ray's object store (``wi
 starts (``TUNE_MAX_PENDING_TRIALS_PG``); a checkpoint only of finished trials; a fused optimizer; fewer, larger evaluation
 batches; no progress bars, loggers, dashboard or forwarded output. Ray itself sets OMP_NUM_THREADS to a trial's CPUs.
 
-Left out, because measured here they do not help: autocast (``bf16=True``, slower than a bf16 base), ``group_by_length``
-(examples have 91 of 96 tokens on average, and it would put the longest of all first), the base model in the object
-store (unpickling takes longer than reading the bf16 safetensors, 0.1 s), data loader processes (as many trials as cores).
+Left out, because they do not help here: autocast (``bf16=True``: as fast as a bf16 base in `tests.benchmarks.floor`, and
+half as much memory again), ``group_by_length`` (examples have 91 of 96 tokens on average, and it would put the longest of
+all first), the base model in the object store (unpickling takes longer than reading the bf16 safetensors, 0.1 s), data
+loader processes (there are as many trials as cores).
 """
 
 import argparse
