@@ -83,7 +83,7 @@ def train_sft_lora_config(trial: TrialRecord, target_modules: list[str]) -> dict
     }
 
 
-def readme_text(trial: TrialRecord, arguments: Mapping[str, Any], target_modules: list[str]) -> str:
+def readme_text(run: Run, trial: TrialRecord, arguments: Mapping[str, Any], target_modules: list[str]) -> str:
     """What a person must know before using these files: the two scripts are not lorafront's training loop."""
     config = trial.config
     alpha, rank = effective_alpha(config), config["rank"]
@@ -100,6 +100,7 @@ def readme_text(trial: TrialRecord, arguments: Mapping[str, Any], target_modules
         dropout=number_text(config.get("dropout", 0.0)),
         coati_gaps="".join(_coati_gaps(config)),
         your_data=_YOUR_DATA,
+        checkpointing=_CHECKPOINTING if run.section("execution").get("gradient_checkpointing") else "",
     )
 
 
@@ -123,6 +124,10 @@ def _coati_gaps(config: Mapping[str, Any]) -> list[str]:
     return gaps
 
 
+_CHECKPOINTING = """\
+  This preset counts on checkpointing for its memory: add that call below the line with `booster.enable_lora`, and only
+  then pass `--use_grad_checkpoint`.
+"""
 _README = """\
 # Trial {trial_id} for ColossalChat
 
@@ -144,7 +149,7 @@ Written for ColossalAI v0.5.0, folder `applications/ColossalChat/examples/traini
 
 - `--use_grad_checkpoint` is left out on purpose. In v0.5.0 the script does not call
   `model.enable_input_require_grads()`, and with checkpointing the adapters get no gradient.
-- `--warmup_steps` is this trial's warm-up at the sweep's number of examples; raise it for longer training.
+{checkpointing}- `--warmup_steps` is this trial's warm-up at the sweep's number of examples; raise it for longer training.
 
 ## train_sft.py (ColossalChat's own LoRA)
 

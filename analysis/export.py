@@ -14,8 +14,9 @@ from analysis.colossalchat import (
     readme_text,
     train_sft_lora_config,
 )
+from analysis.execution import executed_as, execution_content
 from analysis.inside import is_inside
-from analysis.records import TrialRecord
+from analysis.records import ExecutionVariant, TrialRecord
 from analysis.results import Run
 from analysis.text import DERIVED_KEY
 from search.errors import InputError
@@ -51,8 +52,12 @@ _MEASURED_KEYS = (
 _LORA_KEYS = ("rank", "alpha", "targets", "dropout", "use_rslora", "use_dora", "init")
 
 
-def export_preset(run: Run, trial: TrialRecord, to_dir: str | Path) -> Path:
+def export_preset(
+    run: Run, trial: TrialRecord, to_dir: str | Path, variant: ExecutionVariant | None = None
+) -> Path:
     """Write the preset of ``trial`` and return its folder; it appears whole or not at all.
+
+    Its settings say to execute the training like ``variant``, or as the trial was (None).
 
     Raises:
         InputError: ``to_dir`` is taken or cannot be written, or the trial's adapter is missing or unreadable.
@@ -67,7 +72,7 @@ def export_preset(run: Run, trial: TrialRecord, to_dir: str | Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
-            _fill(temporary, run, trial, adapter_dir, adapter_config)
+            _fill(temporary, executed_as(run, variant), trial, adapter_dir, adapter_config, variant)
             temporary.chmod(0o755)  # mkdtemp makes folders that only the owner can enter
             os.replace(temporary, target)
         finally:
@@ -77,7 +82,9 @@ def export_preset(run: Run, trial: TrialRecord, to_dir: str | Path) -> Path:
     return target
 
 
-def preset_content(run: Run, trial: TrialRecord, target_modules: list[str]) -> dict[str, Any]:
+def preset_content(
+    run: Run, trial: TrialRecord, target_modules: list[str], variant: ExecutionVariant | None = None
+) -> dict[str, Any]:
     """The content of `preset.yaml`. Its ``sweep`` section is a sweep configuration with everything fixed."""
     config = trial.config
     return {
@@ -94,6 +101,7 @@ def preset_content(run: Run, trial: TrialRecord, target_modules: list[str]) -> d
             "seq_len": run.section("data").get("seq_len"),
             **run.section("execution"),
         },
+        **execution_content(trial, variant),
         "measured": _measured(run, trial),
         "origin": {
             "run": run.front.name,
@@ -131,11 +139,17 @@ def _measured(run: Run, trial: TrialRecord) -> dict[str, Any]:
 
 
 def _fill(
-    folder: Path, run: Run, trial: TrialRecord, adapter_dir: Path, adapter_config: dict[str, Any]
+    folder: Path,
+    run: Run,
+    trial: TrialRecord,
+    adapter_dir: Path,
+    adapter_config: dict[str, Any],
+    variant: ExecutionVariant | None,
 ) -> None:
     targets = adapter_config["target_modules"]
-    preset = dump_yaml(preset_content(run, trial, targets))
-    (folder / "preset.yaml").write_text(_PRESET_HEADER + preset, encoding="utf-8")
+    preset = dump_yaml(preset_content(run, trial, targets, variant))
+    header = _PRESET_HEADER + ("" if variant is None or variant.is_own else _OTHER_EXECUTION)
+    (folder / "preset.yaml").write_text(header + preset, encoding="utf-8")
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         shutil.copyfile(adapter_dir / name, folder / name)
     chat = folder / "colossalchat"
@@ -144,7 +158,7 @@ def _fill(
     _write_json(chat / "lora_finetune.json", arguments)
     (chat / "lora_finetune.args").write_text(arguments_text(arguments), encoding="utf-8")
     _write_json(chat / "lora_config.json", train_sft_lora_config(trial, targets))
-    (chat / "README.md").write_text(readme_text(trial, arguments, targets), encoding="utf-8")
+    (chat / "README.md").write_text(readme_text(run, trial, arguments, targets), encoding="utf-8")
 
 
 def _adapter_dir(run: Run, trial: TrialRecord) -> Path:
@@ -190,4 +204,8 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 _PRESET_HEADER = """\
 # A LoRA preset measured by lorafront. The adapter beside this file loads with peft.PeftModel.from_pretrained.
 # Train with these settings again: lorafront sweep --config preset.yaml
+"""
+_OTHER_EXECUTION = """\
+# `execution` is not what the trial was measured with (`is_own` under `execution_variants`): its memory is predicted, its
+# speed modelled. The figures under `measured` are those of the measured one; the losses hold for both, up to rounding.
 """

@@ -8,6 +8,7 @@ from typing import Any
 from analysis.against_full import headline_for
 from analysis.confirmation import confirm_all
 from analysis.files import write_atomically
+from analysis.memory_error import memory_prediction
 from analysis.pareto import front_indices, hypervolume, knee_index
 from analysis.records import Base, Baseline, Event, Front, TrialRecord
 
@@ -61,6 +62,7 @@ def build_front(
         headline=headlines.get("knee") if baseline else None,
         headlines=headlines,
         predicted_full_memory_bytes=predicted_full_memory_bytes,
+        memory_prediction=memory_prediction(lora),
         trials=lora,
     )
 

@@ -1,15 +1,24 @@
 """Picking the trial of a front that serves a purpose."""
 
+from analysis.execution import Choice, best_under, own_choice
 from analysis.front import front_members, picks
 from analysis.records import Front, TrialRecord
 from search.errors import InputError
-from search.units import format_memory, parse_memory
+from search.units import parse_memory
 
 WAYS = "knee, quality, memory, under:SIZE (such as under:16GiB) or a trial's id"
 
 
 def pick(front: Front, how: str) -> TrialRecord:
-    """The trial that ``how`` names: knee, best quality, least memory, best quality under:SIZE, or an id.
+    """The trial that ``how`` names: see `choose`."""
+    return choose(front, how).trial
+
+
+def choose(front: Front, how: str) -> Choice:
+    """What ``how`` names: knee, best quality, least memory, best quality under:SIZE, or an id.
+
+    Trials are chosen as they were executed, but for ``under:SIZE``: there the best quality counts that fits with any of
+    the execution variants.
 
     Raises:
         InputError: nothing is completed, nothing fits (the nearest alternative is named), or no such trial.
@@ -18,21 +27,10 @@ def pick(front: Front, how: str) -> TrialRecord:
     if how in ("knee", "quality", "memory") or how.startswith("under:"):
         if not members:
             raise InputError(f"run {front.name!r} has no completed trial to pick from")
-        named = picks(members)
-        return named[how] if how in named else min(_under(members, how), key=_loss)
-    return _by_id(front, how)
-
-
-def _under(members: list[TrialRecord], how: str) -> list[TrialRecord]:
-    limit = parse_memory(how.removeprefix("under:"))
-    fitting = [trial for trial in members if _memory(trial) <= limit]
-    if not fitting:
-        nearest = min(members, key=_memory)
-        raise InputError(
-            f"no trial needs at most {format_memory(limit)}; the nearest is {nearest.trial_id} "
-            f"with {format_memory(_memory(nearest))}: --pick {nearest.trial_id}"
-        )
-    return fitting
+        if how.startswith("under:"):
+            return best_under(members, parse_memory(how.removeprefix("under:")))
+        return own_choice(picks(members)[how])
+    return own_choice(_by_id(front, how))
 
 
 def _by_id(front: Front, trial_id: str) -> TrialRecord:
@@ -44,11 +42,3 @@ def _by_id(front: Front, trial_id: str) -> TrialRecord:
     if trial.status != "completed":
         raise InputError(f"trial {trial_id} is {trial.status}, and only a completed one can be exported")
     return trial
-
-
-def _memory(trial: TrialRecord) -> int:
-    return trial.peak_memory_bytes or 0
-
-
-def _loss(trial: TrialRecord) -> float:
-    return float("inf") if trial.eval_loss is None else trial.eval_loss

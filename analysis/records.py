@@ -52,14 +52,34 @@ class Confirmation(Record):
     not_better_than: list[str] = Field(default_factory=list)
 
 
+class ExecutionVariant(Record):
+    """One way to execute a trial's training: other memory and speed, the same effective batch and so the same quality.
+
+    A LoRA trial has them, fastest first, once it is completed.
+    ``micro_batch_size`` is of one device, gradients are accumulated up to the batch. ``predicted_memory_bytes`` is
+    the prediction times what was measured over what was predicted of the trial's own execution (``is_own``), so
+    there it is the measured peak. ``relative_speed`` is 1.0 there; ``speed_source`` says where it is from.
+    """
+
+    micro_batch_size: int
+    gradient_checkpointing: bool
+    plugin: str
+    predicted_memory_bytes: int
+    relative_speed: float
+    speed_source: Literal["modelled", "measured"] = "modelled"
+    is_own: bool = False
+
+
 class TrialRecord(Record):
     """One trial: an element of ``trials`` in `front.json`, plus ``kind`` and its ``rungs``.
 
     The measured fields are None until the first rung is reached. ``checkpoint`` is the folder of the newest
     adapter checkpoint, relative to the run folder when it lies inside. A ``replicate`` trains the config of the trial
     ``replicate_of`` again with another seed, and is no trial of the search. ``adopted_from`` names the earlier sweep and
-    its trial that a record was taken over from. In `front.json` a confirmed trial's ``test_loss`` is the mean over its
-    replicates.
+    its trial that a record was taken over from. ``predicted_memory_bytes`` is what was predicted before the trial ran,
+    for its longest micro-batch; a trial that was refused was judged by that times ``memory_correction``, where there is
+    one. In `front.json` a confirmed trial's ``test_loss`` is the mean over its replicates. ``restarted`` is why a
+    trial went on from its last rung on another worker.
     """
 
     trial_id: str
@@ -75,6 +95,7 @@ class TrialRecord(Record):
     peak_memory_bytes: int | None = None
     memory_source: Literal["measured", "predicted"] | None = None
     predicted_memory_bytes: int | None = None
+    memory_correction: float | None = None
     examples_seen: int = 0
     train_seconds: float = 0.0
     tokens_per_second: float | None = None
@@ -86,7 +107,9 @@ class TrialRecord(Record):
     checkpoint: str | None = None
     replicate_of: str | None = None
     adopted_from: str | None = None
+    restarted: str | None = None
     confirmation: Confirmation | None = None
+    execution_variants: list[ExecutionVariant] | None = None
 
 
 class Base(Record):
@@ -144,11 +167,24 @@ class Objective(Record):
     direction: Literal["min", "max"] = "min"
 
 
+class MemoryPrediction(Record):
+    """How well the memory of ``trials`` measured LoRA trials was predicted before they ran.
+
+    Errors are |predicted / measured - 1|, as shares. ``correction`` is the median of measured / predicted.
+    """
+
+    trials: int
+    median_error: float
+    largest_error: float
+    correction: float
+
+
 class Front(Record):
     """The content of `front.json`.
 
     ``headline`` is the knee's; ``headlines`` has those of the ``knee``, the best ``quality`` and the least ``memory``.
-    ``predicted_full_memory_bytes`` is what full fine-tuning needs by prediction, run or not.
+    ``predicted_full_memory_bytes`` is what full fine-tuning needs by prediction, run or not. ``memory_prediction`` is
+    None while nothing is measured.
     """
 
     schema_version: int = Field(1, alias="schema", serialization_alias="schema")
@@ -166,6 +202,7 @@ class Front(Record):
     headline: Headline | None = None
     headlines: dict[str, Headline] = Field(default_factory=dict)
     predicted_full_memory_bytes: int | None = None
+    memory_prediction: MemoryPrediction | None = None
     trials: list[TrialRecord]
 
     model_config = ConfigDict(extra="allow", populate_by_name=True)

@@ -8,6 +8,8 @@ from analysis.confirmed import against_full_rows, confirmed_rows
 from analysis.figures import report_figures
 from analysis.files import write_atomically
 from analysis.headline import claims, recommended
+from analysis.memory_error import memory_rows
+from analysis.report_execution import execution_groups, plugins_differ
 from analysis.report_table import table_columns, table_rows
 from analysis.report_view import (
     commands,
@@ -66,7 +68,10 @@ def _context(run: Run) -> dict[str, Any]:
         "rows": table_rows(run),
         "confirmed": confirmed_rows(run.front),
         "against_full": against_full_rows(run.front),
+        "execution_groups": execution_groups(run),
+        "plugins_differ": plugins_differ(run),
         "commands": commands(run),
+        "memory_rows": memory_rows(run.front),
         # Plain data: the template's `tojson` escapes what could close a <script> element.
         "figures": {name: json.loads(figure.to_json()) for name, figure in figures.items()},
     }

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.headline import recommended
+from analysis.memory_error import error_text, memory_error
 from analysis.records import TrialRecord
 from analysis.results import Run
 from analysis.tables import ordered_trials
@@ -62,6 +63,7 @@ def _row(trial: TrialRecord, columns: list[str], *, is_best: bool) -> Row:
         Cell(loss_text(trial.eval_loss, trial.eval_loss_stderr), trial.eval_loss),
         Cell(loss_text(trial.test_loss), trial.test_loss),
         Cell(memory, peak if peak is not None else predicted),
+        Cell(error_text(memory_error(trial)), memory_error(trial)),
         Cell(MISSING if speed is None else f"{speed:,.0f}", speed),
         Cell(str(trial.examples_seen), trial.examples_seen),
         Cell(format_duration(trial.train_seconds), trial.train_seconds),

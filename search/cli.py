@@ -134,28 +134,41 @@ def export(
 ) -> None:
     """Write a trial's settings and adapter as a preset."""
     from analysis.export import export_preset
-    from analysis.presets import pick as pick_trial
+    from analysis.presets import choose
     from analysis.results import load_run
     from search.progress import describe
 
     run = load_run(run_dir)
-    trial = pick_trial(run.front, pick)
-    export_preset(run, trial, to)
+    choice = choose(run.front, pick)
+    trial = choice.trial
+    export_preset(run, trial, to, choice.variant)
     print(printable(f"{trial.trial_id}: {describe(trial)}, loss {trial.eval_loss:.3f} -> {to}"))
+    print(printable(choice.reason))
 
 
 @app.command()
 def estimate(
-    size: Annotated[str, typer.Argument(help="A model size: see `lorafront sizes`.")],
+    size: Annotated[
+        str, typer.Argument(help="A model size (see `lorafront sizes`), a model folder, or a cached hub id.")
+    ],
     rank: Annotated[int | None, Flag(help="Rank of the adapters.")] = None,
     alpha: Annotated[float | None, Flag(help="Scaling numerator; no effect on memory.")] = None,
-    targets: Annotated[str | None, Flag(help="A target set.")] = None,
-    batch_size: Annotated[int | None, Flag(help="Examples per optimizer step.")] = None,
+    targets: Annotated[str | None, Flag(help="A target set, or modules such as q_proj+v_proj.")] = None,
+    batch_size: Annotated[
+        int | None, Flag(help="Examples per optimizer step, of all devices together.")
+    ] = None,
     seq_len: Annotated[int | None, Flag(help="Tokens per example.")] = None,
+    supervised_fraction: Annotated[
+        float, Flag(help="Share of the positions that predict a token of an answer.")
+    ] = 1.0,
     gradient_checkpointing: Annotated[
-        bool, Flag("--gradient-checkpointing", help="Recompute activations.")
-    ] = False,
-    quantize: Annotated[bool, Flag("--quantize", help="4-bit base model.")] = False,
+        bool | None, Flag(help="Recompute activations.", show_default="the size's")
+    ] = None,
+    quantize: Annotated[bool | None, Flag(help="4-bit base model.", show_default="the size's")] = None,
+    set_: Annotated[
+        list[str] | None,
+        Flag("--set", help="key=value: a trial's setting, or such as execution.micro_batch_size=1."),
+    ] = None,
     device_memory: Annotated[str | None, Flag(help="24GiB, or a card such as h100.")] = None,
     format_: Annotated[str, Flag("--format", help="table or json.")] = "table",
     debug: Annotated[bool, Flag("--debug", help="Show tracebacks.")] = False,
@@ -165,14 +178,17 @@ def estimate(
     from search.estimate_command import estimate_size
 
     _one_of("--format", format_, ("table", "json"))
-    result = estimate_size(
-        size,
-        {"rank": rank, "alpha": alpha, "targets": targets, "batch_size": batch_size},
-        seq_len=seq_len,
-        gradient_checkpointing=gradient_checkpointing,
-        quantize=quantize,
-        device_memory=device_memory,
-    )
+    with PlainConsole(stderr=True).status("tracing a training step without weights (kept for the next time)"):
+        result = estimate_size(
+            size,
+            {"rank": rank, "alpha": alpha, "targets": targets, "batch_size": batch_size},
+            seq_len=seq_len,
+            gradient_checkpointing=gradient_checkpointing,
+            quantize=quantize,
+            device_memory=device_memory,
+            supervised_fraction=supervised_fraction,
+            overrides=set_ or (),
+        )
     if format_ == "json":
         print(result.to_json())
     else:
@@ -204,10 +220,13 @@ def doctor(debug: Annotated[bool, Flag("--debug", help="Show tracebacks.")] = Fa
 def _print_dry_run(config: Any) -> None:
     from rich.table import Table
 
-    from search.plan import known_model, memory_range, target_modules
+    from search.devices import check_sharing, device_note
+    from search.plan import known_model, target_modules
+    from search.prediction import memory_range
     from search.units import format_memory
     from search.yaml_io import dump_yaml
 
+    check_sharing(config)
     print(dump_yaml(config.to_yaml_dict()))
     table = Table(title="search space", box=None, title_justify="left", title_style="bold")
     table.add_column("dimension")
@@ -219,8 +238,13 @@ def _print_dry_run(config: Any) -> None:
     least, most = memory_range(config, architecture, target_modules(config, modules))
     console.print(f"rungs at {', '.join(map(str, config.rungs))} examples", highlight=False)
     console.print(
-        f"predicted peak memory {format_memory(least)} to {format_memory(most)} per device", highlight=False
+        f"predicted peak memory {format_memory(least)} to {format_memory(most)} per device, "
+        f"for batches of full length ({config.data.seq_len} tokens)",
+        highlight=False,
     )
+    note = device_note(config)
+    if note is not None:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def _one_of(flag: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -236,8 +260,11 @@ def _fail(text: str) -> NoReturn:
 
 def _end(finished: bool, run_dir: Path) -> None:
     if not finished:
-        print(f"interrupted; go on with: lorafront resume {run_dir}", file=sys.stderr)
-        raise typer.Exit(130)  # 128 + SIGINT, as shells say it
+        from search.interrupts import EXIT_CODE
+        from search.launch import interrupted_text
+
+        print(interrupted_text(run_dir), file=sys.stderr)
+        raise typer.Exit(EXIT_CODE)
 
 
 def main() -> None:
@@ -248,7 +275,8 @@ def main() -> None:
     try:
         # A command's typer.Exit comes back as its code.
         sys.exit(app(args=sys.argv[1:] or ["--help"], standalone_mode=False))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before a sweep begins: `search.interrupts` has it from then on
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     except LorafrontError as error:
         _report_error(error, debug)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search.errors import BrokenEnvironmentError
+from trainables.layer_memory import Device
 
 _LOOK_AGAIN_S = 2.0
 # For a machine to start and install what cluster.yaml installs: about ten minutes, so a shortage may last a while.
@@ -149,10 +150,10 @@ def await_node(demand: Demand, say: Callable[[str], None]) -> list[Node]:
     return nodes
 
 
-_joined: list[str] = []  # the kind of device on which the cluster trains that this process has joined
+_joined: list[Device] = []  # the kind of device on which the cluster trains that this process has joined
 
 
-def joined_device() -> str | None:
+def joined_device() -> Device | None:
     """``cuda`` or ``cpu`` as the cluster's nodes have it; None for a process that has joined none."""
     return _joined[-1] if _joined else None
 

@@ -46,6 +46,9 @@ class SweepConfig(Settings):
     ``reduction_factor`` times the one before. ``memory_budget`` is in bytes, ``time_budget`` in seconds
     (both also read text such as 24GiB and 30m). ``concurrent`` None lets the machine decide. ``confirm`` is the number of
     new seeds with which the front's members are trained again, ``warm_start`` an earlier run folder or a preset.
+    ``rung_timeout`` is the time in seconds that a trial may take from one rung to the next before it counts as hung
+    (None: from the time of its peers, see `search.rung_clock`). ``tracking_outage`` says what happens when the server of
+    ``tracking_uri`` does not answer at the start: stop, or go on and write everything later.
     """
 
     name: str = Field(pattern=NAME_PATTERN)
@@ -61,9 +64,11 @@ class SweepConfig(Settings):
     scheduler: Literal["pareto-asha", "asha", "fifo"] = "pareto-asha"
     memory_budget: MemoryBytes | None = None
     time_budget: Seconds | None = None
+    rung_timeout: Seconds | None = None
     concurrent: int | None = Field(None, ge=1)
     address: str | None = None
     tracking_uri: str | None = None
+    tracking_outage: Literal["stop", "later"] = "stop"
     data: DataSettings = DataSettings()
     execution: ExecutionSettings = ExecutionSettings()
     baseline: BaselineSettings = BaselineSettings()
@@ -85,6 +90,11 @@ class SweepConfig(Settings):
         space = SearchSpace(self.space)
         if self.sampler == "grid":
             check_grid(space)
+        init = space.dimensions.get("init")
+        if self.execution.quantize and init is not None and init.contains("pissa"):
+            raise ValueError(
+                "init=pissa changes the base model's weights, which quantize=true holds in 4 bits"
+            )
         for name, value in self.recommended.items():
             if parse_dimension(name, value, "recommended").size() != 1:
                 raise ValueError(f"recommended.{name}: is one value, not {value!r}")

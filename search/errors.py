@@ -16,6 +16,10 @@ class BrokenEnvironmentError(LorafrontError, RuntimeError):
     """The machine or installation cannot run the job: the text names the likely cause."""
 
 
+class StorageError(BrokenEnvironmentError):
+    """A file cannot be written: the disk is full, read-only or gone. The sweep stops, and can be resumed."""
+
+
 class TrialError(LorafrontError, RuntimeError):
     """One trial cannot go on (it diverged, a guard tripped, memory ran out). The sweep continues."""
 
@@ -26,6 +30,10 @@ class DivergedError(TrialError):
 
 class OutOfMemoryError(TrialError):
     """The device ran out of memory during a trial: the config is infeasible, not broken."""
+
+
+class WorkerLostError(TrialError):
+    """A process of a trial on several devices died or hangs. The text ends with what it wrote last."""
 
 
 class SweepError(LorafrontError, RuntimeError):

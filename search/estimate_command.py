@@ -1,48 +1,94 @@
-"""`lorafront estimate`: a size's profile with what the command line changes."""
+"""`lorafront estimate`: a model with its size's settings and what the command line changes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
-from search.config import explain
+from search.config import explain, parse_overrides
 from search.device_memory import device_memory_bytes
 from search.errors import InputError
-from search.estimate import EstimateResult, estimate
-from search.sizes import load_profile
-from search.space import SearchSpace
+from search.estimate import EstimateResult, Predict, estimate
+from search.estimate_model import find_model
+from search.sizes import Profile
+from search.space import DIMENSION_NAMES, SearchSpace
 from trainables.modules import TARGET_SETS, resolve_targets
-from trainables.settings import TrialConfig
+from trainables.plugins import check_plugin
+from trainables.settings import ExecutionSettings, TrialConfig
+from trainables.trace import trace_peak
 
 
 def estimate_size(
     size: str,
     changes: Mapping[str, Any],
     *,
-    seq_len: int | None,
-    gradient_checkpointing: bool,
-    quantize: bool,
-    device_memory: str | None,
+    seq_len: int | None = None,
+    gradient_checkpointing: bool | None = None,
+    quantize: bool | None = None,
+    device_memory: str | None = None,
+    supervised_fraction: float = 1.0,
+    overrides: Sequence[str] = (),
+    predict: Predict = trace_peak,
 ) -> EstimateResult:
-    """The prediction for a size's recommended config with ``changes`` (None keeps the recommendation).
+    """The prediction for a model's recommended config with ``changes`` (None keeps the recommendation).
+
+    ``size`` may also be a model folder or a hub model in the cache. ``overrides`` are `--set` texts: a trial's settings
+    and ``execution.*``; they win.
 
     Raises:
-        InputError: an unknown size, set or card, or an impossible number.
+        InputError: an unknown model, set, card or setting, or an impossible number.
     """
-    profile = load_profile(size)
+    model = find_model(size)
+    trial, execution_changes = _parse_settings(overrides)
+    config = _config(model.profile, _given(changes) | trial)
+    flags = {"gradient_checkpointing": gradient_checkpointing, "quantize": quantize}
+    execution = _execution(model.profile, _given(flags) | execution_changes)
+    return estimate(
+        model.architecture,
+        config,
+        execution,
+        {name: resolve_targets(name) for name in dict.fromkeys((*TARGET_SETS, config.targets))},
+        model.profile.data.seq_len if seq_len is None else seq_len,
+        None if device_memory is None else device_memory_bytes(device_memory),
+        supervised_fraction=supervised_fraction,
+        predict=predict,
+        model=size,
+        defaults_of=model.profile.size,
+    )
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _parse_settings(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `--set` says of the trial, and of its execution."""
+    settings = parse_overrides(overrides)
+    execution = settings.pop("execution", {})
+    if not isinstance(execution, Mapping):
+        raise InputError(f"--set execution={execution}: name a setting of it, such as execution.plugin=ddp")
+    unknown = [name for name in settings if name not in DIMENSION_NAMES]
+    if unknown:
+        names = [*DIMENSION_NAMES, *(f"execution.{name}" for name in ExecutionSettings.model_fields)]
+        raise InputError(f"unknown setting {unknown[0]!r}; there are: {', '.join(names)}")
+    return settings, dict(execution)
+
+
+def _config(profile: Profile, changes: Mapping[str, Any]) -> TrialConfig:
+    settings = {**profile.recommended, **changes}
+    if "alpha_ratio" in changes:
+        settings.pop("alpha", None)
     try:
-        config = SearchSpace({}).to_config(
-            profile.recommended | {k: v for k, v in changes.items() if v is not None}
-        )
+        return SearchSpace({}).to_config(settings)
     except ValidationError as error:
         raise InputError(explain(error, TrialConfig)) from error
-    execution = profile.execution.model_copy(
-        update={
-            "gradient_checkpointing": gradient_checkpointing or profile.execution.gradient_checkpointing,
-            "quantize": quantize or profile.execution.quantize,
-        }
-    )
-    sets = {name: resolve_targets(name) for name in {*TARGET_SETS, config.targets}}
-    length = profile.data.seq_len if seq_len is None else seq_len
-    memory = device_memory_bytes(device_memory) if device_memory else None
-    return estimate(profile.architecture, config, execution, sets, length, memory)
+
+
+def _execution(profile: Profile, changes: Mapping[str, Any]) -> ExecutionSettings:
+    try:
+        execution = ExecutionSettings.model_validate({**profile.execution.model_dump(), **changes})
+    except ValidationError as error:
+        raise InputError(f"execution: {explain(error, ExecutionSettings)}") from error
+    # How many devices a sweep can use is its own matter.
+    check_plugin(execution.model_copy(update={"devices_per_trial": 1}), "cuda")
+    return execution

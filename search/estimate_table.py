@@ -9,31 +9,58 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from search.estimate import EstimateResult, Fit
+    from search.estimate_result import Breakdown, EstimateResult, Fit
 
 _BAR_WIDTH = 14
 
 
 def print_estimate(result: "EstimateResult", console: "Console") -> None:
     """Print the breakdown with a bar per category, the ratio, and what fits if a device was given."""
-    config, execution, lora = result.config, result.execution, result.lora
-    console.print(
-        _line(
-            f"LoRA rank {config.rank} on {config.targets}: {result.micro_batch} x {result.seq_len} tokens, "
-            f"{execution.dtype}{', 4-bit base' if execution.quantize else ''}, {execution.plugin}"
-            f"{', gradient checkpointing' if execution.gradient_checkpointing else ''}",
-            "bold",
-        )
-    )
-    console.print(
-        _line(f"trains {_count(lora.trainable_parameters)} of {_count(result.parameters)} parameters")
-    )
+    console.print(_line(_settings_text(result), "bold"))
+    trains = f"trains {_count(result.lora.trainable_parameters)} of {_count(result.parameters)} parameters"
+    console.print(_line(f"{trains}; {_devices_text(result)}"))
+    if result.defaults_of != result.model:
+        console.print(_line(f"settings that were not given are those of size {result.defaults_of}"))
     console.print(_breakdown_table(result))
+    for name, side in (("LoRA", result.lora), ("full fine-tuning", result.full)):
+        console.print(_line(f"{name} {_peak_text(side)}"))
     console.print(_line(f"LoRA needs {result.ratio:.1%} of full fine-tuning's peak memory."))
     for note in result.notes:
         console.print(_line(f"note: {note}", "yellow"))
     if result.fit is not None:
         _print_fit(result, result.fit, console)
+
+
+def _settings_text(result: "EstimateResult") -> str:
+    config, execution = result.config, result.execution
+    parts = [
+        f"{result.model}: LoRA rank {config.rank} on {config.targets}".removeprefix(": "),
+        f"{result.micro_batch} x {result.seq_len} tokens at a time",
+        f"{execution.dtype}{', 4-bit base' if execution.quantize else ''}",
+        execution.plugin,
+        "gradient checkpointing" if execution.gradient_checkpointing else "",
+        "DoRA" if config.use_dora else "",
+        f"dropout {config.dropout:g}" if config.dropout else "",
+        execution.optimizer if execution.optimizer != "adamw" else "",
+        f"loss at {result.supervised_fraction:.0%} of the positions"
+        if result.supervised_fraction < 1
+        else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _devices_text(result: "EstimateResult") -> str:
+    batch = f"the batch of {result.batch_size} examples"
+    if result.devices == 1:
+        return f"one device takes {batch}"
+    return f"{result.devices} devices share {batch}, and all figures are of one of them"
+
+
+def _peak_text(side: "Breakdown") -> str:
+    """When the peak is reached, and how that is known."""
+    if side.operator is None:
+        return f"peaks at the {side.moment} (closed form)"
+    return f"peaks at the {side.moment}, after {side.operator} (traced)"
 
 
 def _line(text: str, style: str = "") -> "object":
@@ -96,7 +123,8 @@ def _print_fit(result: "EstimateResult", fit: "Fit", console: "Console") -> None
         "none" if fit.largest_micro_batch is None else f"{fit.largest_micro_batch} x {result.seq_len} tokens"
     )
     length = "none" if fit.largest_seq_len is None else f"{result.micro_batch} x {fit.largest_seq_len} tokens"
-    console.print(_line(f"Largest batch that fits: {batch}; largest sequence: {length}."))
+    where = "" if result.devices == 1 else " each device"
+    console.print(_line(f"Largest batch that fits{where} at a time: {batch}; largest sequence: {length}."))
     console.print(_grid_table(fit))
 
 

@@ -89,10 +89,7 @@ class History:
         baseline = self._known.get(BASELINE_ID)
         if config.baseline.enabled and (baseline is None or baseline.status == "running"):
             specs.append(self._plan.baseline_spec())
-        specs += [self.resumed(trial.trial_id) for trial in self.unfinished]
-        if not specs:
-            return []  # the first sampled trial evaluates the base, see `SweepPlan.numbered_spec`
-        return [specs[0].model_copy(update={"evaluate_base": self._base is None}), *specs[1:]]
+        return specs + [self.resumed(trial.trial_id) for trial in self.unfinished]
 
     def resumed(self, trial_id: str) -> TrialSpec:
         """The spec with which a trial goes on from its last checkpoint."""

@@ -19,8 +19,8 @@ def now() -> str:
 class Journal:
     """Appends events, keeps every trial's newest record, and rewrites front.json when a trial completes.
 
-    A line is on disk (fsync) before the call returns; a line torn by a kill is ended when the journal is opened
-    again, so that it can never swallow the next one.
+    A line is on disk (fsync) before the call returns. Of a line that does not fit there nothing stays, and one torn by a
+    kill is cut off when the journal is opened again, so that it can never swallow the next one.
     """
 
     def __init__(self, paths: RunPaths, *, name: str, size: str) -> None:
@@ -28,8 +28,10 @@ class Journal:
         self.events: list[Event] = read_events(paths.trials_jsonl) if paths.trials_jsonl.exists() else []
         self.trials: dict[str, TrialRecord] = latest_trials(self.events)
         self._end_torn_line(paths.trials_jsonl)
-        self._file = paths.trials_jsonl.open("a", encoding="utf-8")
+        self._file = paths.trials_jsonl.open("ab", buffering=0)
         self.listeners: list[Callable[[Event], None]] = []
+        # What is added to a completed trial's record before it is written.
+        self.complete: Callable[[TrialRecord], TrialRecord] = lambda record: record
 
     @staticmethod
     def _end_torn_line(path: Path) -> None:
@@ -48,15 +50,30 @@ class Journal:
         return known[-1] if known else None
 
     def append(self, event: Event) -> None:
-        """Write an event, remember it, and tell the listeners."""
-        self._file.write(event.model_dump_json(exclude_none=True) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write an event, remember it, and tell the listeners.
+
+        Raises:
+            OSError: the disk is full, read-only or gone. The file is as it was.
+        """
+        self._write(event.model_dump_json(exclude_none=True).encode() + b"\n")
         self.events.append(event)
         if event.trial is not None:
             self.trials[event.trial.trial_id] = event.trial
         for listener in self.listeners:
             listener(event)
+
+    def _write(self, line: bytes) -> None:
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            while line:  # a nearly full disk takes a part
+                line = line[self._file.write(line) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            try:
+                os.ftruncate(self._file.fileno(), end)
+            except OSError:
+                self._file.close()  # what is torn stays the last line
+            raise
 
     def sweep(self, facts: dict[str, Any]) -> None:
         """Note a launch, a resumption or the end of the sweep."""
@@ -68,9 +85,10 @@ class Journal:
 
     def trial(self, event: str, record: TrialRecord) -> None:
         """Note a trial's new state; a completed one changes the front."""
-        copy = record.model_copy(deep=True)
+        is_completed = event == "ended" and record.status == "completed"
+        copy = (self.complete(record) if is_completed else record).model_copy(deep=True)
         self.append(Event(event=event, time=now(), trial=copy))  # type: ignore[arg-type]
-        if event == "ended" and record.status == "completed":
+        if is_completed:
             self.write_front(finished=False)
 
     def front(self, *, finished: bool) -> Front:

@@ -13,12 +13,18 @@ from search.credentials import NOTE, with_credentials, without_credentials
 from search.environment import git_commit, software_versions
 from search.errors import InputError, LorafrontError
 from search.foreign_run import check_own
+from search.interrupts import Interrupts
 from search.plan import SweepPlan, make_plan
 from search.progress import Progress
 from search.ray_session import configure_ray
-from search.run_folder import create_run_folder, exists_already
-from search.tracking import Tracker, check_tracking, local_tracking
+from search.run_folder import exists_already, is_taken, new_run_folder, remove_leftovers
+from search.run_lock import locked
+from search.storage_errors import storage_stop
+from search.tracking import Tracker, local_tracking
+from search.tracking_uri import tracking_problem
 from search.warm_start import read_warm_start
+
+CLOSING_SECONDS = 4.0  # for MLflow to take what is left, when a sweep ends before its time
 
 
 def launch_sweep(config: SweepConfig, run_dir: Path, command: str, console: Console) -> bool:
@@ -27,33 +33,36 @@ def launch_sweep(config: SweepConfig, run_dir: Path, command: str, console: Cons
     Raises:
         LorafrontError: bad input, a broken environment, or a sweep that cannot go on.
     """
-    if run_dir.exists():
+    if is_taken(run_dir):
         raise exists_already(run_dir)
-    _check_tracking(config)
+    _check_tracking(config, console)
     if config.tracking_uri and without_credentials(config.tracking_uri) != config.tracking_uri:
         console.print(NOTE, style="dim", highlight=False)
     plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
     if config.warm_start is not None:
         console.print(read_warm_start(plan).describe(), style="dim", highlight=False)
-    return _run(plan, create_run_folder(config, run_dir), command, console)
+    with new_run_folder(config, run_dir) as paths:
+        return _run(plan, paths, command, console)
 
 
 def resume_sweep(run_dir: Path, console: Console) -> bool:
     """Go on with an interrupted sweep.
 
     Raises:
-        InputError: the folder is not a run folder, or its base model or data changed.
+        InputError: the folder is not a run folder, another process is working on it, or its base model or data changed.
     """
     paths = RunPaths(run_dir)
     if not paths.sweep_yaml.is_file():
         raise InputError(f"{run_dir} is not a run folder: it has no sweep.yaml")
-    check_own(paths)
-    config = resolve_config(None, config_file=paths.sweep_yaml)
-    config = config.model_copy(update={"tracking_uri": with_credentials(config.tracking_uri)})
-    _check_tracking(config)
-    plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
-    _check_same_data(run_dir, plan.data.fingerprint)
-    return _run(plan, paths, f"lorafront resume {run_dir}", console)
+    with locked(run_dir):
+        check_own(paths)
+        remove_leftovers(run_dir)
+        config = resolve_config(None, config_file=paths.sweep_yaml)
+        config = config.model_copy(update={"tracking_uri": with_credentials(config.tracking_uri)})
+        _check_tracking(config, console)
+        plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
+        _check_same_data(run_dir, plan.data.fingerprint)
+        return _run(plan, paths, f"lorafront resume {run_dir}", console)
 
 
 def _check_same_data(run_dir: Path, fingerprint: str) -> None:
@@ -68,19 +77,44 @@ def _check_same_data(run_dir: Path, fingerprint: str) -> None:
         )
 
 
-def _check_tracking(config: SweepConfig) -> None:
-    if config.tracking_uri is not None:
-        check_tracking(config.tracking_uri)
+def _check_tracking(config: SweepConfig, console: Console) -> None:
+    """Does the tracking server answer? The configuration says what it means if not."""
+    problem = None if config.tracking_uri is None else tracking_problem(config.tracking_uri)
+    if problem is None:
+        return
+    if config.tracking_outage == "stop":
+        choice = "to start all the same and write everything later, set tracking_outage=later"
+        raise InputError(f"{problem}; {choice} (--set, or in the run folder's sweep.yaml)")
+    text = f"warning: {problem}; it is tried again while the sweep runs"
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _run(plan: SweepPlan, paths: RunPaths, command: str, console: Console) -> bool:
     configure_ray(on_this_machine=plan.config.address is None)
     check_run_folder(plan, paths)
+    with Interrupts(interrupted_text(paths.root), lambda: _show_cursor(console)) as interrupts:
+        return _run_heeding(plan, paths, command, console, interrupts)
+
+
+def interrupted_text(run_dir: Path) -> str:
+    """How to go on after an interrupt."""
+    return f"interrupted; go on with: lorafront resume {run_dir}"
+
+
+def _show_cursor(console: Console) -> None:
+    console.show_cursor(True)  # the live view hides it
+
+
+def _run_heeding(
+    plan: SweepPlan, paths: RunPaths, command: str, console: Console, interrupts: Interrupts
+) -> bool:
     from search.sweep import Sweep
 
     config = plan.config
-    sweep = Sweep(plan, paths, command)
+    sweep = Sweep(plan, paths, command, interrupts)
     tracker = _start_tracker(config, paths, sweep.run_key)
+    for trial in sweep.journal.trials.values():
+        tracker.update(trial)  # what an earlier launch could not write
     total = config.trials + config.baseline.enabled
     console.print(
         f"{total} trials on {plan.machine.description}, {plan.machine.concurrent} at a time; run folder {paths.root}",
@@ -100,16 +134,28 @@ def _run(plan: SweepPlan, paths: RunPaths, command: str, console: Console) -> bo
                 progress.remember(trial)
             sweep.journal.listeners.append(progress.listen)
             front = sweep.run(lambda front: _print_searched(front, config.confirm, console))
-    except Exception:
-        tracker.close(timeout_seconds=10)
+    except Exception as error:
+        tracker.close(timeout_seconds=CLOSING_SECONDS)
+        stop = storage_stop(error, paths.root)
+        if stop is not None:
+            raise stop from error
         raise
     finally:
         sweep.journal.close()
-    problems = _finish(front, paths, tracker)
+    problems = _break_off(front, tracker) if sweep.interrupted else _finish(front, paths, tracker)
     for problem in problems:
-        console.print(f"warning: {problem}", highlight=False, markup=False)
+        console.print(f"warning: {problem}", highlight=False, markup=False, soft_wrap=True)
+    if any(problem.startswith("MLflow") for problem in problems):
+        text = f"What MLflow lacks is written by: lorafront resume {paths.root}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
     _print_end(front, paths, console)
     return not sweep.interrupted
+
+
+def _break_off(front: Front, tracker: Tracker) -> list[str]:
+    """After an interrupt, quickly: no report, which `lorafront report` makes, and `resume` completes MLflow."""
+    tracker.finish(front, files=[], member_folders={})
+    return tracker.close(timeout_seconds=CLOSING_SECONDS)
 
 
 def _start_tracker(config: SweepConfig, paths: RunPaths, run_key: str) -> Tracker:
@@ -151,7 +197,7 @@ def export_members(front: Front, paths: RunPaths, folder: Path) -> dict[str, Pat
         if trial.on_front:
             try:
                 members[trial.trial_id] = export_preset(run, trial, folder / str(number))
-            except LorafrontError:
+            except (LorafrontError, OSError):
                 continue
     return members
 
@@ -195,6 +241,7 @@ def print_headline(front: Front, console: Console) -> None:
     """What the front is worth: confirmed, and against full fine-tuning."""
     from analysis.confirmed import picked_from_text
     from analysis.headline import headline_lines
+    from analysis.memory_error import prediction_text
     from analysis.tables import against_full_table, confirmation_table
 
     for table in (confirmation_table(front), against_full_table(front)):
@@ -203,6 +250,9 @@ def print_headline(front: Front, console: Console) -> None:
             console.print(table)
     console.print()
     lines = headline_lines(front)
+    predicted = prediction_text(front)
+    if predicted is not None:
+        lines.append(predicted)
     if any(trial.on_front for trial in front.trials):
         lines.append(picked_from_text(front))
     for line in lines:
@@ -211,9 +261,9 @@ def print_headline(front: Front, console: Console) -> None:
 
 def _print_end(front: Front, paths: RunPaths, console: Console) -> None:
     print_front(front, console)
-    console.print(
-        f"report      {paths.report_html}\nrun folder  {paths.root}", highlight=False, soft_wrap=True
-    )
+    made = paths.report_html.exists()
+    report = paths.report_html if made else f"lorafront report {paths.root} --format html"
+    lines = [f"report      {report}", f"run folder  {paths.root}"]
     if any(trial.on_front for trial in front.trials):
-        command = f"lorafront export {paths.root} --pick knee --to preset"
-        console.print(f"next        {command}", highlight=False, soft_wrap=True)
+        lines.append(f"next        lorafront export {paths.root} --pick knee --to preset")
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)

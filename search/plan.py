@@ -1,17 +1,21 @@
 """Everything a sweep needs before its first trial: checked, fetched and prepared, nothing written yet."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from search.cluster import Cluster, joined_device
+from search.cluster import Cluster
 from search.config import SweepConfig
+from search.devices import check_devices, check_sharing
 from search.environment import available_memory_bytes, cpu_budget, default_concurrency
 from search.errors import InputError
+from search.longest_batch import LongestBatches
+from search.prediction import TrialPredictor, corners, full_length_bytes
 from trainables.base_models import cache_root, read_architecture, resolve_base_model
 from trainables.data import PreparedData, prepare_data
-from trainables.memory_model import predict_peak
+from trainables.layer_memory import Device
 from trainables.modules import LLAMA_MODULES, linear_modules, resolve_targets
 from trainables.plugins import check_plugin
 from trainables.settings import Architecture, ExecutionSettings, TrialConfig, TrialSpec
@@ -23,10 +27,11 @@ BASELINE_ID = "baseline"
 class Machine:
     """What trials run on: ``device`` is cuda or cpu, ``concurrent`` trials at once with ``threads`` each.
 
-    ``memory_bytes`` is what one trial can have: a GPU's memory, or on a CPU what is free now.
+    ``memory_bytes`` is what one device of a trial can have: a GPU's memory, or on a CPU what is free now, shared by the
+    trial's devices.
     """
 
-    device: str
+    device: Device
     description: str
     concurrent: int
     threads: int | None
@@ -94,52 +99,25 @@ class SweepPlan:
         return self.predict_memory(self.baseline_spec()) <= self.machine.memory_bytes
 
     def numbered_spec(self, number: int, config: TrialConfig) -> TrialSpec:
-        """The spec of the ``number``-th sampled trial; without a baseline the first one evaluates the base."""
-        first = number == 1 and not self.config.baseline.enabled
-        return self.spec(f"t{number:04d}", config, evaluate_base=first)
+        """The spec of the ``number``-th sampled trial."""
+        return self.spec(f"t{number:04d}", config)
+
+    @cached_property
+    def _predictor(self) -> TrialPredictor:
+        return TrialPredictor(self.architecture, self.machine.device, LongestBatches(self.data))
 
     def predict_memory(self, spec: TrialSpec) -> int:
-        """Predicted peak bytes of a trial (the closed form of `trainables.memory_model`)."""
-        return predicted_bytes(
-            self.config,
-            self.architecture,
-            spec.config,
-            spec.target_modules,
-            spec.kind,
-            self.supervised_fraction,
-        )
+        """Predicted peak bytes of one device of a trial, with its spec's execution, on its longest micro-batch."""
+        return self._predictor.bytes_of(spec)
 
-    @property
-    def supervised_fraction(self) -> float:
-        """The share of positions whose next token is an answer's, where the model's head is computed."""
-        supervised = sum(int(example.supervised.sum()) for example in self.data.train)
-        return max(supervised, 1) / sum(len(example.input_ids) for example in self.data.train)
+    def least_memory(self) -> int:
+        """Predicted peak bytes of the smallest config of the space.
 
-
-def predicted_bytes(
-    config: SweepConfig,
-    arch: Architecture,
-    trial: TrialConfig,
-    modules: tuple[str, ...],
-    kind: str = "lora",
-    supervised_fraction: float = 1.0,
-) -> int:
-    """Predicted peak bytes of one trial config on this machine's kind of device, on batches of full length."""
-    return predict_peak(
-        arch,
-        trial,
-        config.execution,
-        target_modules=modules,
-        seq_len=config.data.seq_len,
-        kind=kind,  # type: ignore[arg-type]
-        device=device_type(),
-        supervised_fraction=supervised_fraction,
-    ).peak_bytes
-
-
-def device_type() -> Any:
-    """``cuda`` or ``cpu``; without importing torch where the driver's device files tell."""
-    return joined_device() or ("cuda" if Path("/dev/nvidiactl").exists() else "cpu")
+        Raises:
+            InputError: a target module is none of a Llama's.
+        """
+        trials = corners(self.config, self.targets)
+        return min(self.predict_memory(self.spec("smallest", trial)) for trial in trials)
 
 
 def target_modules(
@@ -166,51 +144,25 @@ def known_model(config: SweepConfig) -> tuple[Architecture, tuple[str, ...]]:
     return read_architecture(base), linear_modules(base)
 
 
-def memory_range(
-    config: SweepConfig, arch: Architecture, targets: Mapping[str, tuple[str, ...]]
-) -> tuple[int, int]:
-    """Least and most predicted peak bytes over the corners of the space that move memory.
-
-    ``targets`` gives the modules of every target set in the space.
-    """
-    dimensions = config.search_space.dimensions
-    ranks, batches = _ends(dimensions.get("rank"), 8), _ends(dimensions.get("batch_size"), 4)
-    predictions = [
-        predicted_bytes(config, arch, TrialConfig(rank=rank, batch_size=batch, targets=name), modules)
-        for rank in ranks
-        for batch in batches
-        for name, modules in targets.items()
-    ]
-    return min(predictions), max(predictions)
-
-
-def _ends(dimension: Any, default: int) -> tuple[int, int]:
-    if dimension is None:
-        return default, default
-    values = getattr(dimension, "values", None) or (dimension.low, dimension.high)
-    return int(min(values)), int(max(values))
-
-
-def find_machine(config: SweepConfig, bytes_per_trial: int) -> Machine:
-    """The kind of device of this machine, and how many trials run on it at once.
+def find_machine(config: SweepConfig, bytes_per_device: int) -> Machine:
+    """The device kind, and how many trials run at once, of which one needs so many bytes on each of its devices.
 
     Raises:
-        InputError: the plugin cannot run on this hardware.
+        InputError: the plugin cannot run on this hardware, or there are fewer devices than one trial needs.
     """
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     check_plugin(config.execution, "cuda" if gpus else "cpu")
-    cores = cpu_budget()
-    concurrent, threads = default_concurrency(
-        config.trials, cores, gpus, config.execution.devices_per_trial, bytes_per_trial
-    )
+    cores, devices = cpu_budget(), config.execution.devices_per_trial
+    check_devices(config, gpus, cores)
+    concurrent, threads = default_concurrency(config.trials, cores, gpus, devices, bytes_per_device * devices)
     if config.concurrent is not None:
-        concurrent, threads = config.concurrent, max(1, cores // config.concurrent)
+        concurrent, threads = config.concurrent, max(1, cores // (config.concurrent * devices))
     if gpus:
         memory_bytes = torch.cuda.get_device_properties(0).total_memory
         return Machine("cuda", f"{gpus} x {torch.cuda.get_device_name(0)}", concurrent, None, memory_bytes)
-    return Machine("cpu", f"{cores} CPU cores", concurrent, threads, available_memory_bytes())
+    return Machine("cpu", f"{cores} CPU cores", concurrent, threads, available_memory_bytes() // devices)
 
 
 def find_cluster(config: SweepConfig, say: Callable[[str], None]) -> Machine:
@@ -243,6 +195,7 @@ def make_plan(config: SweepConfig, say: Callable[[str], None]) -> SweepPlan:
         InputError: base model, data, target sets, plugin or memory budget cannot serve.
         BrokenEnvironmentError: the machine cannot.
     """
+    check_sharing(config)
     if config.address is not None:
         from search.ray_session import connect
 
@@ -254,21 +207,20 @@ def make_plan(config: SweepConfig, say: Callable[[str], None]) -> SweepPlan:
     data = prepare_data(
         config.data, str(base), train_examples=config.max_examples, seed=config.seed, cache_dir=cache_root()
     )
-    baseline = predicted_bytes(config, architecture, config.baseline_config(), (), "full")
+    baseline = full_length_bytes(config, architecture, config.baseline_config(), (), "full")
     machine = find_cluster(config, say) if config.address else find_machine(config, baseline)
-    _check_budget(config, architecture, targets)
-    return SweepPlan(config, architecture, base, data, targets, machine)
+    plan = SweepPlan(config, architecture, base, data, targets, machine)
+    _check_budget(plan)
+    return plan
 
 
-def _check_budget(config: SweepConfig, arch: Architecture, targets: dict[str, tuple[str, ...]]) -> None:
+def _check_budget(plan: SweepPlan) -> None:
     """A budget that not even the smallest config meets is a mistake, not a search."""
     from search.units import format_memory
 
-    if config.memory_budget is None:
-        return
-    least, _ = memory_range(config, arch, targets)
-    if least > config.memory_budget:
+    budget, least = plan.config.memory_budget, plan.least_memory()
+    if budget is not None and least > budget:
         raise InputError(
-            f"memory budget {format_memory(config.memory_budget)} is below the smallest config of the space, "
+            f"memory budget {format_memory(budget)} is below the smallest config of the space, "
             f"which is predicted to need {format_memory(least)}"
         )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from search.devices import ray_cpus
 from search.environment import LOOPBACK_ONLY
 from search.errors import BrokenEnvironmentError, InputError, LorafrontError
 
@@ -28,6 +29,7 @@ def configure_ray(*, on_this_machine: bool = True) -> None:
     if not on_this_machine and os.environ.get(LOOPBACK_ONLY) == "0":
         del os.environ[LOOPBACK_ONLY]
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # `search.interrupts` takes it
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a failed trial has no loss to report
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -100,14 +102,17 @@ def start_ray(plan: "SweepPlan") -> None:
     _quiet_ray()
     if ray.is_initialized():
         return
+    devices = plan.config.execution.devices_per_trial
     try:
         ray.init(
             address="local",  # else Ray joins whatever cluster was started on this machine before
-            num_cpus=plan.machine.concurrent if plan.machine.device == "cpu" else None,
+            num_cpus=ray_cpus(plan.machine.concurrent, devices) if plan.machine.device == "cpu" else None,
             include_dashboard=False,
             log_to_driver=False,
             _node_ip_address="127.0.0.1",
             configure_logging=False,
+            # Ray takes its only node for dead after 15 missed answers in 25 s of a busy machine, and ends us with it.
+            _system_config={"health_check_failure_threshold": 60},
         )
     except Exception as error:
         raise BrokenEnvironmentError(

@@ -9,7 +9,10 @@ from typing import Any
 from ray.tune import Callback, Stopper
 
 from analysis.records import Base, RungResult, TrialRecord
+from search.errors import StorageError
 from search.journal import Journal
+from search.storage_errors import storage_problem
+from search.trial_errors import describe_failure, error_text
 from trainables.settings import TrialSpec
 
 _RESULT_FIELDS = (
@@ -24,20 +27,6 @@ _EXTRA = (
 _BASE_FIELDS = (
     "eval_loss", "eval_loss_stderr", "example_losses", "test_loss", "test_loss_stderr", "test_example_losses",
 )  # fmt: skip
-
-
-def last_line(error: BaseException | str) -> str:
-    """The last line of an error's text: what a person needs of a remote traceback."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
-
-
-def _remote_error(trial: Any) -> str:
-    """What Tune wrote down of an error that a worker raised or died of."""
-    try:
-        return last_line(Path(trial.error_file).read_text(encoding="utf-8"))
-    except (OSError, TypeError):
-        return "the worker process died without a message (killed, or out of host memory)"
 
 
 def new_record(spec: TrialSpec, predicted_memory_bytes: int) -> TrialRecord:
@@ -83,7 +72,15 @@ class FailureStopper(Stopper):
 
 
 class Recorder(Callback):
-    """Writes every trial event into the journal. Lives in the driver; Tune may pickle it, but never uses the copy."""
+    """Writes every trial event into the journal. Lives in the driver; Tune may pickle it, but never uses the copy.
+
+    Args:
+        journal: to write into.
+        stopper: is told of successes and failures.
+        predict: a trial's predicted peak bytes.
+        is_paused: whether the scheduler has paused a Tune trial.
+        why_killed: the reason, if this sweep itself has killed a Tune trial's worker.
+    """
 
     def __init__(
         self,
@@ -91,8 +88,10 @@ class Recorder(Callback):
         stopper: FailureStopper,
         predict: Callable[[TrialSpec], int],
         is_paused: Callable[[Any], bool] = lambda trial: False,
+        why_killed: Callable[[Any], str | None] = lambda trial: None,
     ) -> None:
-        self._journal, self._stopper, self._predict, self._is_paused = journal, stopper, predict, is_paused
+        self._journal, self._stopper, self._predict = journal, stopper, predict
+        self._is_paused, self._why_killed = is_paused, why_killed
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -101,7 +100,11 @@ class Recorder(Callback):
         return self
 
     def _record(self, trial: Any) -> TrialRecord:
-        return self._journal.trials[trial.config["spec"]["trial_id"]]
+        spec = TrialSpec.model_validate(trial.config["spec"])
+        known = self._journal.trials.get(spec.trial_id)
+        return known or new_record(
+            spec, self._predict(spec)
+        )  # a worker that fails to start is known by nobody
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial got its worker (also again after a pause or a failure, which is no news)."""
@@ -161,9 +164,27 @@ class Recorder(Callback):
             self._end(record, "stopped")
         # else: it was paused, which is recorded, or the sweep is shut down, and the trial stays resumable as `running`
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial raised, or its worker or node died: it will go on from its last rung, once.
+
+        Raises:
+            StorageError: the disk is the cause, which is no fault of the trial and would fail every other one, too.
+        """
+        self._raise_if_storage(trial)
+        self._journal.trial(
+            "started", self._record(trial).model_copy(update={"restarted": describe_failure(trial)})
+        )
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial raised, or its worker died."""
-        self._end(self._record(trial), "failed", _remote_error(trial))
+        """A trial raised or its worker died a second time, or it was killed because it hung."""
+        self._raise_if_storage(trial)
+        self._end(self._record(trial), "failed", self._why_killed(trial) or describe_failure(trial))
+
+    @staticmethod
+    def _raise_if_storage(trial: Any) -> None:
+        problem = storage_problem(error_text(trial))
+        if problem is not None:
+            raise StorageError(problem)
 
     def _end(self, record: TrialRecord, status: str, error: str | None = None) -> None:
         ended = record.model_copy(update={"status": status, "error": error})

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 from ray.tune.search import Searcher
 
+from search.base_duty import BaseDuty
 from search.points import continuous_dimensions, shuffled_points
 from search.space import SearchSpace, Value
 from search.stateless_searcher import StatelessSearcher
@@ -41,6 +42,7 @@ class OptunaSearcher(StatelessSearcher):
         admit: records a config that must not be launched (over the memory budget) and says so by False.
         predict: a trial's predicted peak bytes, and
         memory_budget: in bytes; together they tell the sampler by how much a config is over budget.
+        base_duty: decides which trial evaluates the untouched model; None leaves that to the specs.
     """
 
     def __init__(
@@ -56,8 +58,10 @@ class OptunaSearcher(StatelessSearcher):
         admit: Callable[[TrialSpec], bool] = lambda spec: True,
         predict: Callable[[TrialSpec], float] | None = None,
         memory_budget: float | None = None,
+        base_duty: BaseDuty | None = None,
     ) -> None:
         super().__init__()
+        self._base_duty = base_duty
         self._study, self._space, self._make_spec, self._admit = study, space, make_spec, admit
         self._first, self._budget, self._next = list(first), budget, next_number
         self._predict, self._memory_budget = predict, memory_budget
@@ -91,6 +95,8 @@ class OptunaSearcher(StatelessSearcher):
         return "the search space is used up: every config in it was tried or refused"
 
     def _hand_out(self, trial_id: str, spec: TrialSpec) -> dict[str, Any]:
+        if self._base_duty is not None:
+            spec = self._base_duty.assign(spec)
         self._specs[trial_id] = spec
         return {"spec": spec.model_dump(mode="json")}
 
@@ -154,6 +160,8 @@ class OptunaSearcher(StatelessSearcher):
         result = result or {}
         self.on_trial_result(trial_id, result)
         entry, spec = self._under_way.pop(trial_id, None), self._specs.pop(trial_id, None)
+        if spec is not None and self._base_duty is not None:
+            self._base_duty.ended(spec.trial_id)
         if entry is None:
             return
         values = [result.get(name) for name in OBJECTIVES]

@@ -134,7 +134,8 @@ class ForgetfulSampler(SpaceSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """A point of the space."""
-        if trial.params or not self._axes:  # the trial is taken up again, or nothing is searched
+        # Of a trial that is taken up again every dimension is known; of an enqueued one perhaps only some.
+        if set(self._axes) <= set(trial.params):
             return {}
         seed = mixed_seed(self._seed, trial.number)
         at_random = self._random_every > 0 and trial.number % self._random_every == 0

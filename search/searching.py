@@ -6,17 +6,17 @@ from ray import tune
 
 from analysis.front import sweep_facts
 from analysis.records import RunPaths
+from search.base_duty import BaseDuty
 from search.history import History, settle, trial_config
 from search.journal import Journal
+from search.memory_budget import MemoryBudget
 from search.pareto_asha import ParetoAsha, trial_name
 from search.plan import SweepPlan
-from search.recorder import new_record
 from search.sampler import OptunaSearcher, forget_unfinished, open_study
 from search.scheduler import make_scheduler
 from search.slots import LimitedSearcher, SlotSearcher
 from search.stopping import Stagnation, UntilStagnation
 from search.study import TrialEntry, enter_adopted, never_launched
-from search.units import format_memory
 from search.warm_start import exact_point
 from trainables.settings import TrialSpec
 
@@ -32,6 +32,7 @@ class Searching:
             if entry is not None:
                 entry.finish([trial.eval_loss, trial.peak_memory_bytes])
         self._history = History(plan, journal, paths)
+        self._budget = MemoryBudget(plan, journal)
         self._first = [*self._history.first_specs(), *self._never_launched()]
         self._sampler = self._make_sampler()
         self._stagnation = Stagnation(self._config.stagnation, lambda: journal.front(finished=False))
@@ -104,9 +105,10 @@ class Searching:
                 *(spec.config for spec in sampled),
             ],
             next_number=history.next_number + new,
-            admit=self._admit,
-            predict=self._plan.predict_memory,
+            admit=self._budget.admit,
+            predict=self._budget.needed_bytes,
             memory_budget=config.memory_budget,
+            base_duty=BaseDuty(lambda: self._journal.base is not None),
         )
 
     def _begin_study(self) -> None:
@@ -121,13 +123,3 @@ class Searching:
             if point:
                 study.enqueue_trial(point)
         study.set_user_attr("begun", True)
-
-    def _admit(self, spec: TrialSpec) -> bool:
-        """Keep a config that is predicted over the memory budget from being launched, and record it."""
-        budget, predicted = self._config.memory_budget, self._plan.predict_memory(spec)
-        if budget is None or predicted <= budget:
-            return True
-        reason = f"predicted {format_memory(predicted)}, over the budget of {format_memory(budget)}"
-        update = {"status": "infeasible", "memory_source": "predicted", "error": reason}
-        self._journal.trial("ended", new_record(spec, predicted).model_copy(update=update))
-        return False

@@ -3,38 +3,55 @@
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from ray import tune
 
 from analysis.front import sweep_facts
-from analysis.records import Front, RunPaths
+from analysis.records import Front, RunPaths, TrialRecord
 from search.cluster_check import sweep_needs
 from search.confirm import confirm_config, replicate_specs
 from search.environment import git_commit, software_versions
 from search.errors import SweepError
-from search.history import is_own, was_launched
+from search.history import is_own, trial_config, was_launched
+from search.interrupts import Interrupts
 from search.journal import Journal, now
 from search.node_watch import watch_nodes
-from search.plan import BASELINE_ID, SweepPlan, predicted_bytes
+from search.plan import BASELINE_ID, SweepPlan
+from search.prediction import full_length_bytes
 from search.ray_session import start_ray
 from search.recorder import FailureStopper, Recorder, new_record
+from search.rung_clock import RungClock
 from search.searching import Searching
+from search.supervisor import Interrupted, Supervisor
+from search.tune_repairs import repaired
 from search.units import format_memory
+from search.variants import with_variants
 from search.warm_start import copy_adapter, read_warm_start
 from trainables.trial import LoraTrial
+from trainables.worker_group import bundles
+
+# A worker may die of what has nothing to do with its trial: a node that goes, another process that takes the memory.
+# What a trial does to its worker it does again, so more would be a waste.
+RESTARTS = 1
 
 # On a cluster a trial goes on elsewhere from its last rung when its worker is gone with its node. Ray does not tell
 # that from a worker that always dies, so there is an end to it.
-_NODE_LOSSES = 3
+NODE_LOSSES = 3
 
 
 class Sweep:
-    """One launch of a sweep: new, or a resumption. All state of an earlier launch is read from trials.jsonl."""
+    """One launch of a sweep: new, or a resumption. All state of an earlier launch is read from trials.jsonl.
 
-    def __init__(self, plan: SweepPlan, paths: RunPaths, command: str) -> None:
-        self.plan, self.paths, self.config = plan, paths, plan.config
+    ``interrupted`` says afterwards that something was left to do when the user stopped it through ``interrupts``.
+    """
+
+    def __init__(self, plan: SweepPlan, paths: RunPaths, command: str, interrupts: Interrupts) -> None:
+        self.plan, self.paths, self.config, self._interrupts = plan, paths, plan.config, interrupts
         self.journal = Journal(paths, name=plan.config.name, size=plan.config.size)
+        self.journal.complete = partial(with_variants, plan)
         self.command = command
         facts = sweep_facts(self.journal.events)
         self.run_key = facts.get("run_key") or uuid.uuid4().hex
@@ -53,7 +70,7 @@ class Sweep:
         self.journal.sweep(self._facts())
         self._start_warm()
         self._refuse_hopeless_baseline()
-        start_ray(self.plan)
+        self._start_ray()
         with watch_nodes(self.plan.machine.cluster, self._needs):
             if not self._is_searched:
                 self._search()
@@ -65,6 +82,13 @@ class Sweep:
             raise SweepError(f"the first trials all failed for one reason: {self._stopper.interrupted_by}")
         return front
 
+    def _start_ray(self) -> None:
+        try:
+            start_ray(self.plan)
+        except SystemExit:  # Ray takes SIGTERM while it starts
+            self._interrupts.end_at_once()
+        self._interrupts.take_over()
+
     @property
     def _may_go_on(self) -> bool:
         return not self.interrupted and self._stopper.interrupted_by is None
@@ -72,7 +96,7 @@ class Sweep:
     def _facts(self) -> dict[str, Any]:
         """What the journal says of this launch."""
         config, plan = self.config, self.plan
-        reference = predicted_bytes(config, plan.architecture, config.baseline_config(), (), "full")
+        reference = full_length_bytes(config, plan.architecture, config.baseline_config(), (), "full")
         first = {"created": now()} if not any(e.event == "sweep" for e in self.journal.events) else {}
         return first | {
             "run_key": self.run_key,
@@ -99,8 +123,13 @@ class Sweep:
             self.journal.found_base(warm.base)
         for trial in warm.adopted:
             if trial.trial_id not in self.journal.trials:
-                self.journal.trial("ended", copy_adapter(trial, self.paths))
+                self.journal.trial("ended", self._predicted_anew(copy_adapter(trial, self.paths)))
         self.journal.sweep({"warm_start": {"points": list(warm.points)}})
+
+    def _predicted_anew(self, trial: TrialRecord) -> TrialRecord:
+        """The record of an earlier sweep's trial as this version predicts it, since it will correct predictions here."""
+        spec = self.plan.spec(trial.trial_id, trial_config(trial), kind=trial.kind, seed=trial.seed)
+        return trial.model_copy(update={"predicted_memory_bytes": self.plan.predict_memory(spec)})
 
     def _refuse_hopeless_baseline(self) -> None:
         """Record full fine-tuning as infeasible, with its predicted memory, where the device cannot hold it."""
@@ -121,7 +150,7 @@ class Sweep:
         self._fit("launch", searching.tune_config(), searching.is_paused)
         budget = self.config.time_budget
         over_time = budget is not None and time.monotonic() - started >= budget
-        # Tune takes an interrupt itself and returns as if done: what is left to do tells.
+        # One that comes when all is done is none.
         left = self._something_left(searching.why_over is not None)
         self.interrupted |= left and not over_time and self._stopper.interrupted_by is None
         if self.interrupted:
@@ -147,24 +176,25 @@ class Sweep:
     ) -> None:
         """One run of Ray Tune, recorded in the journal."""
         launches = sum("command" in (event.sweep or {}) for event in self.journal.events)
-        recorder = Recorder(self.journal, self._stopper, self.plan.predict_memory, is_paused)
+        supervisor = Supervisor(self._interrupts, RungClock(self.config.rungs, self.config.rung_timeout))
+        recorder = Recorder(
+            self.journal, self._stopper, self.plan.predict_memory, is_paused, supervisor.why_killed
+        )
         tuner = tune.Tuner(
             self._trainable(),
             tune_config=tune_config,
             run_config=tune.RunConfig(
                 name=f"{name}-{launches:03d}",
                 storage_path=str(self.paths.tune.resolve()),
-                callbacks=[recorder],
+                callbacks=[recorder, supervisor],
                 stop=self._stopper,
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=2),
-                failure_config=tune.FailureConfig(max_failures=_NODE_LOSSES if self._needs else 0),
+                failure_config=tune.FailureConfig(max_failures=NODE_LOSSES if self._needs else RESTARTS),
             ),
         )
-        try:
+        with self._interrupts.heed(), repaired(), suppress(Interrupted):
             tuner.fit()
-        except KeyboardInterrupt:
-            self.interrupted = True
 
     def _something_left(self, enough: bool) -> bool:
         trials = self.journal.trials.values()
@@ -173,6 +203,11 @@ class Sweep:
         return too_few or any(trial.status == "running" for trial in trials)
 
     def _trainable(self) -> Any:
-        gpus = 1 if self.plan.machine.device == "cuda" else 0
+        machine, devices = self.plan.machine, self.config.execution.devices_per_trial
+        on_gpu = machine.device == "cuda"
         trainable = tune.with_parameters(LoraTrial, data=self.plan.data, needs=self._needs)
-        return tune.with_resources(trainable, {"CPU": self.plan.machine.cpus_per_device, "GPU": gpus})
+        if devices == 1:
+            return tune.with_resources(trainable, {"CPU": machine.cpus_per_device, "GPU": int(on_gpu)})
+        return tune.with_resources(
+            trainable, tune.PlacementGroupFactory(bundles(devices, on_gpu, machine.cpus_per_device))
+        )

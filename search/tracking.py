@@ -16,9 +16,9 @@ from analysis.records import Front, TrialRecord
 from search.tracking_client import describe, is_transient, redact
 from search.tracking_runs import SweepRuns
 from search.tracking_store import RunStore
-from search.tracking_uri import check_tracking, local_tracking
+from search.tracking_uri import local_tracking
 
-__all__ = ["Tracker", "check_tracking", "local_tracking", "redact"]
+__all__ = ["Tracker", "local_tracking", "redact"]
 
 _logger = logging.getLogger(__name__)
 _FIRST_WAIT_SECONDS = 1.0
@@ -35,7 +35,7 @@ class Tracker:
     Losing the server never stops a sweep, and what happened meanwhile is written once it is back.
 
     Args:
-        uri: address of the tracking store (see `check_tracking`).
+        uri: address of the tracking store (see `search.tracking_uri`).
         artifact_root: folder for the artifacts of a new experiment; None: the server decides.
         experiment: the MLflow experiment, created where it is missing.
     """

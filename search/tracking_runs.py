@@ -48,6 +48,7 @@ class SweepRuns:
         self._store, self._run_key, self._name, self._params = store, run_key, name, params
         self._tags = {**tags, RUN_KEY: run_key}
         self._parent: StoredRun | None = None
+        self._had_failures = False
         self._trials: dict[str, StoredRun] = {}
         self._rungs: dict[str, set[int]] = {}  # by trial: the examples seen at the rungs that are stored
 
@@ -58,7 +59,7 @@ class SweepRuns:
 
     def forget(self) -> None:
         """After a failure nobody knows what arrived: the next call asks the store what it holds."""
-        self._parent = None
+        self._parent, self._had_failures = None, True
 
     def start(self) -> None:
         """Find or create the parent run and write the sweep's params and tags."""
@@ -123,6 +124,8 @@ class SweepRuns:
 
     def stop(self) -> None:
         """End as KILLED every run that is RUNNING. A resume sets those it goes on with RUNNING again."""
+        if self._had_failures:  # what a hanging server did late shows only now
+            self._parent = None
         for run in (self._load(), *self._trials.values()):
             if run.status == "RUNNING":
                 self._store.write(run, status="KILLED")
@@ -130,15 +133,25 @@ class SweepRuns:
     def _load(self) -> StoredRun:
         """The parent run. Asks the store for all runs of the sweep first, unless that is done."""
         if self._parent is None:
-            runs = list(self._store.find(RUN_KEY, self._run_key))
-            self._trials = {run.tags[TRIAL_ID]: run for run in runs if TRIAL_ID in run.tags}
-            self._rungs = {}
-            parents = [run for run in runs if TRIAL_ID not in run.tags]
-            self._parent = parents[0] if parents else self._store.create(self._name, self._tags)
+            by_trial: dict[str, list[StoredRun]] = {}
+            for run in self._store.find(RUN_KEY, self._run_key):
+                by_trial.setdefault(run.tags.get(TRIAL_ID, ""), []).append(run)
+            single = {trial_id: self._only(runs) for trial_id, runs in by_trial.items()}
+            self._parent = single.pop("", None) or self._store.create(self._name, self._tags)
+            self._trials, self._rungs = single, {}
         return self._parent
 
+    def _only(self, runs: list[StoredRun]) -> StoredRun:
+        """One of several runs of one thing, the others deleted: a server that hung created those without being heard."""
+        first, *ghosts = sorted(runs, key=lambda run: (not run.params, run.start_ms))
+        for ghost in ghosts:
+            self._store.delete(ghost)
+        return first
+
     def _new_rungs(self, run: StoredRun, record: TrialRecord) -> list[Point]:
-        if record.trial_id not in self._rungs:
+        if record.trial_id not in self._rungs and _holds_last_rung(run, record):
+            self._rungs[record.trial_id] = {rung.examples_seen for rung in record.rungs}
+        elif record.trial_id not in self._rungs:
             self._rungs[record.trial_id] = self._store.steps(run, "eval_loss")
         stored = self._rungs[record.trial_id]
         fresh = [rung for rung in record.rungs if rung.examples_seen not in stored]
@@ -149,3 +162,9 @@ class SweepRuns:
                 {name: getattr(rung, name) for name in _RUNG_METRICS}, rung.examples_seen
             )
         ]
+
+
+def _holds_last_rung(run: StoredRun, record: TrialRecord) -> bool:
+    """Whether the newest values stored are the last rung's: then the rungs before are stored, too."""
+    names = ("eval_loss", "train_seconds")
+    return all(run.metrics.get(n) == getattr(rung, n) for rung in record.rungs[-1:] for n in names)

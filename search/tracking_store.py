@@ -32,11 +32,12 @@ class Point:
 class StoredRun:
     """What the store holds of a run, as far as it matters to what is still to be written.
 
-    ``metrics`` are the newest values.
+    ``metrics`` are the newest values, ``start_ms`` is when the run was created.
     """
 
     run_id: str
     status: str = "RUNNING"
+    start_ms: int = 0
     params: set[str] = field(default_factory=set)
     tags: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class RunStore:
 
     def __init__(self, uri: str, artifact_root: Path | None, experiment: str) -> None:
         self._uri, self._artifact_root, self._experiment = uri, artifact_root, experiment
+        self._times_ms: dict[tuple[str, Point], int] = {}
 
     @cached_property
     def client(self) -> "MlflowClient":
@@ -82,7 +84,10 @@ class RunStore:
             )
             for run in page:
                 data = run.data
-                yield StoredRun(run.info.run_id, run.info.status, set(data.params), data.tags, data.metrics)
+                info, params = run.info, set(data.params)
+                yield StoredRun(
+                    info.run_id, info.status, info.start_time or 0, params, data.tags, data.metrics
+                )
             page_token = page.token
             if not page_token:
                 return
@@ -90,7 +95,11 @@ class RunStore:
     def create(self, name: str, tags: Mapping[str, str]) -> StoredRun:
         """A new run, RUNNING."""
         run = self.client.create_run(self._experiment_id, tags=dict(tags), run_name=name)
-        return StoredRun(run.info.run_id, tags=dict(tags))
+        return StoredRun(run.info.run_id, start_ms=run.info.start_time or 0, tags=dict(tags))
+
+    def delete(self, run: StoredRun) -> None:
+        """Put a run into MLflow's trash."""
+        self.client.delete_run(run.run_id)
 
     def steps(self, run: StoredRun, metric: str) -> set[int]:
         """The steps at which a metric is stored."""
@@ -110,10 +119,9 @@ class RunStore:
         """Write every point and what ``run`` has not yet of params, tags and status, the status last."""
         from mlflow.entities import Metric, Param, RunTag
 
-        now_ms = int(time.time() * 1000)
         new_params = [Param(key, value) for key, value in (params or {}).items() if key not in run.params]
         new_tags = {key: value for key, value in (tags or {}).items() if run.tags.get(key) != value}
-        metrics = [Metric(point.metric, point.value, now_ms, point.step) for point in points]
+        metrics = [Metric(p.metric, p.value, self._time_ms(run, p), p.step) for p in points]
         if new_params or new_tags or metrics:
             first, rest = new_params[:_PARAMS_PER_BATCH], new_params[_PARAMS_PER_BATCH:]
             tag_list = [RunTag(key, value) for key, value in new_tags.items()]
@@ -125,6 +133,13 @@ class RunStore:
             run.metrics.update({point.metric: point.value for point in points})
         if status and status != run.status:
             self._set_status(run, status)
+
+    def _time_ms(self, run: StoredRun, point: Point) -> int:
+        """When a point was first to be written: again the same, it is the same point to MLflow, and stored once.
+
+        A server that hangs may still carry out what we have given up and sent again.
+        """
+        return self._times_ms.setdefault((run.run_id, point), int(time.time() * 1000))
 
     def _set_status(self, run: StoredRun, status: str) -> None:
         if status == "RUNNING":

@@ -23,11 +23,11 @@ def local_tracking(paths: RunPaths) -> tuple[str, Path]:
     return f"sqlite:///{path}", paths.mlartifacts.resolve()
 
 
-def check_tracking(uri: str) -> None:
-    """Make sure, in a few seconds, that ``uri`` names a tracking store that answers.
+def tracking_problem(uri: str) -> str | None:
+    """Why the tracking store at ``uri`` cannot be reached or used now; None if it can.
 
     Raises:
-        InputError: an unknown or malformed address, or a store that cannot be reached or used.
+        InputError: an unknown or malformed address.
     """
     scheme = uri.partition(":")[0].partition("+")[0].lower()
     plugins = {entry.name for entry in entry_points(group="mlflow.tracking_store")}
@@ -36,12 +36,13 @@ def check_tracking(uri: str) -> None:
     if scheme in ("http", "https") and not _has_host(uri):
         raise InputError(f"tracking address {redact(uri)!r} is not of the form {scheme}://HOST:PORT")
     if scheme == "sqlite" and _is_new_sqlite_file(uri):
-        return  # creating the schema takes seconds: that happens behind the sweep
+        return None  # creating the schema takes seconds: that happens behind the sweep
     import_mlflow()  # not on the clock: on a slow disk it takes seconds
     try:
         _within(CHECK_SECONDS, lambda: _ask(uri, scheme))
     except Exception as error:
-        raise InputError(f"tracking server {redact(uri)!r} cannot be used: {describe(error)}") from error
+        return f"tracking server {redact(uri)!r} cannot be used: {describe(error)}"
+    return None
 
 
 def _has_host(uri: str) -> bool:

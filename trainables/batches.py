@@ -1,7 +1,7 @@
 """Which examples a trial sees, in which order and batches, and tensors of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -57,13 +57,18 @@ def split_micro(batch: list[int], micro_batch_size: int) -> list[list[int]]:
 
 
 def longest_micro_batch(
-    plan: list[list[list[int]]], lengths: Sequence[int], micro_batch_size: int
+    plan: list[list[list[int]]], lengths: Sequence[int], micro_batch_size: int, devices: int = 1
 ) -> list[int]:
-    """The micro-batch of the whole plan with most tokens, padding included: it needs most memory."""
+    """The micro-batch of the whole plan with most tokens, padding included: it needs most memory.
+
+    ``devices`` share each micro-batch of ``micro_batch_size`` examples; what counts is the largest share.
+    """
     micro_batches = [
         micro for batches in plan for batch in batches for micro in split_micro(batch, micro_batch_size)
     ]
-    return max(micro_batches, key=lambda micro: len(micro) * max(lengths[index] for index in micro))
+    return max(
+        micro_batches, key=lambda micro: -(-len(micro) // devices) * max(lengths[index] for index in micro)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,3 +110,16 @@ def collate(examples: Sequence[TokenizedExample], pad_token_id: int) -> Batch:
     positions[:, :-1] = supervised[:, 1:]
     targets = input_ids[:, 1:][supervised[:, 1:]]
     return Batch(input_ids, attention_mask, targets, positions, positions.nonzero()[:, 0])
+
+
+def without_targets(batch: Batch) -> Batch:
+    """The batch with nothing to learn: its loss is a sum of no terms, and its gradients are zero.
+
+    For a device that has no example of a small batch: it must compute something, as the others wait for its gradients.
+    """
+    return replace(
+        batch,
+        targets=batch.targets[:0],
+        positions=batch.positions & ~batch.positions,
+        example_of_target=batch.example_of_target[:0],
+    )

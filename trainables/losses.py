@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from trainables.batches import Batch, collate
 from trainables.chat import TokenizedExample
+from trainables.shard import Shard
+
+WHOLE = Shard()
 
 
 class SupervisedHead:
@@ -100,18 +103,25 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return Batch(**{name: tensor.to(device) for name, tensor in vars(batch).items()})
 
 
-def evaluate(model: nn.Module, head: SupervisedHead, batches: Sequence[Batch], autocast: Any) -> EvalResult:
-    """The loss of ``model`` on prepared batches; leaves the model in training mode as it found it."""
+def evaluate(
+    model: nn.Module, head: SupervisedHead, batches: Sequence[Batch], autocast: Any, shard: Shard = WHOLE
+) -> EvalResult:
+    """The loss of ``model`` on prepared batches; leaves the model in training mode as it found it.
+
+    With several devices each takes its share of the batches, and all get the result of all batches, exactly: the
+    examples' sums are exchanged, not their means.
+    """
     was_training = model.training
     model.eval()
-    sums: list[float] = []
-    counts: list[int] = []
+    parts: list[Tensor] = []
     with torch.no_grad(), autocast():
-        for batch in batches:
-            losses = token_losses(model, head, batch).double()
-            rows = batch.input_ids.shape[0]
-            zeros = torch.zeros(rows, dtype=torch.double, device=losses.device)
-            sums += zeros.index_add(0, batch.example_of_target, losses).tolist()
-            counts += torch.bincount(batch.example_of_target, minlength=rows).tolist()
+        for number, batch in enumerate(batches):
+            rows = torch.zeros(2, batch.input_ids.shape[0], dtype=torch.double, device=batch.input_ids.device)
+            if shard.holds(number):
+                losses = token_losses(model, head, batch).double()
+                rows[0].index_add_(0, batch.example_of_target, losses)
+                rows[1] = torch.bincount(batch.example_of_target, minlength=rows.shape[1])
+            parts.append(rows)
     model.train(was_training)
-    return mean_and_stderr(sums, counts)
+    sums, counts = shard.total(torch.cat(parts, 1)).tolist()
+    return mean_and_stderr(sums, [int(count) for count in counts])

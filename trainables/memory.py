@@ -173,7 +173,7 @@ def preserved_training_state(model: nn.Module, optimizer: Any, lr_scheduler: Any
     the random states of Python, NumPy and PyTorch. The copies lie in the host's memory, so that they are no
     part of a CUDA device's peak.
     """
-    optimizer = _innermost(optimizer)
+    optimizer = innermost_optimizer(optimizer)
     schedule = copy.deepcopy(lr_scheduler.state_dict()) if lr_scheduler is not None else None
     undo = [_remember_random_state(), _remember_parameters(model, optimizer), _remember_optimizer(optimizer)]
     try:
@@ -185,7 +185,7 @@ def preserved_training_state(model: nn.Module, optimizer: Any, lr_scheduler: Any
             restore()
 
 
-def _innermost(optimizer: Any) -> torch.optim.Optimizer:
+def innermost_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     """ColossalAI's wrappers keep the wrapped optimizer as ``optim``, some of them twice over."""
     while hasattr(optimizer, "optim"):
         optimizer = optimizer.optim

@@ -39,18 +39,19 @@ def predict_peak(
     seq_len: int,
     kind: Kind = "lora",
     supervised_fraction: float = 1.0,
+    supervised_positions: int | None = None,
     device: Device = "cuda",
 ) -> PredictedMemory:
     """The peak memory of one device in a training step on micro-batches of full length.
 
     Assumes what the training loop does: fused AdamW (or bitsandbytes' 8-bit one); the head only at supervised
-    positions, a ``supervised_fraction`` of all; scaled-dot-product attention without a mask; no key-value cache; Adam's
-    states exist (the second step or later). With the ``ddp`` plugin adapters are fp32, and full fine-tuning
-    trains fp32 weights under autocast; the other plugins train weights of ``execution.dtype`` with fp32
-    master copies. Checkpoints count as not re-entrant (re-entrant ones need up to
-    half a percent more; `trainables.trace` knows them). Not in the number, nor in a trace: the allocator's rounding (to
-    512 bytes) and fragmentation, CUDA context, NCCL buffers, cuBLAS workspaces, and what the attention kernel
-    allocates inside its backward pass; see `search.device_memory`.
+    positions, a ``supervised_fraction`` of all (or exactly ``supervised_positions`` of the micro-batch);
+    scaled-dot-product attention without a mask; no key-value cache; Adam's states exist (the second step or later).
+    With the ``ddp`` plugin adapters are fp32, and full fine-tuning trains fp32 weights under autocast; the other plugins
+    train weights of ``execution.dtype`` with fp32 master copies. Checkpoints count as not re-entrant (re-entrant ones
+    need up to half a percent more; `trainables.trace` knows them). Not in the number, nor in a trace: the allocator's
+    rounding (to 512 bytes) and fragmentation, CUDA context, NCCL buffers, cuBLAS workspaces, and what the attention
+    kernel allocates inside its backward pass; see `search.device_memory`.
 
     Raises:
         InputError: as `check_possible`.
@@ -63,12 +64,14 @@ def predict_peak(
     else:
         tensors = adapter_tensors(arch, target_modules, config.rank, config.use_dora)
     layer_pass = _layer_pass(arch, config, execution, target_modules, examples * seq_len, full, device)
+    if supervised_positions is None:
+        supervised_positions = examples * head_positions(seq_len, supervised_fraction)
     step = TrainingStep(
         layer_pass,
         layer_pass.memory(),
         trained_state(execution, tensors),
         frozen_weights=0 if full else _frozen_weights(arch, execution),
-        head_positions=examples * head_positions(seq_len, supervised_fraction),
+        head_positions=supervised_positions,
         accumulating=examples < per_device,
     )
     return max(step.moments(), key=lambda memory: memory.peak_bytes)

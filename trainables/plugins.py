@@ -7,6 +7,7 @@ from trainables.settings import ExecutionSettings
 
 if TYPE_CHECKING:
     from colossalai.booster.plugin.plugin_base import Plugin
+    from torch import nn
 
 # LowLevelZero asserts cuda or npu in its constructor (colossalai 0.5.0, low_level_zero_plugin.py).
 CPU_PLUGINS = ("ddp",)
@@ -35,10 +36,17 @@ def check_plugin(execution: ExecutionSettings, device_type: str) -> None:
         )
     if device_type == "cpu" and execution.dtype == "fp16":
         raise InputError("dtype 'fp16' trains on CUDA only: use bf16 or fp32 on the CPU")
-    if execution.devices_per_trial > 1:
+    if execution.devices_per_trial > 1 and execution.plugin == "hybrid":
+        # Booster asserts tp_size == 1 with LoRA; pp_size 2 fails in `boost` on Llama (colossalai 0.5.0).
         raise InputError(
-            f"devices_per_trial {execution.devices_per_trial}: this version trains each trial on one device"
+            "plugin 'hybrid' on several devices: ColossalAI trains LoRA with neither tensor nor pipeline parallelism, "
+            "and what is left of it is data parallelism: use ddp, zero1 or zero2"
         )
+
+
+def import_plugins() -> None:
+    """Import what `make_plugin` needs, which takes seconds."""
+    import colossalai.booster.plugin  # noqa: F401
 
 
 def make_plugin(execution: ExecutionSettings) -> "Plugin":
@@ -60,3 +68,14 @@ def make_plugin(execution: ExecutionSettings) -> "Plugin":
 def clips_by_itself(execution: ExecutionSettings) -> bool:
     """Whether the plugin clips gradients inside the optimizer step."""
     return execution.plugin != "ddp"
+
+
+def keep_from_ddp(module: "nn.Module") -> None:
+    """Have DDP leave the frozen parameters alone, which every device has read from the same files.
+
+    Otherwise it sends the whole base model from the first device to the others at the start of every trial.
+    """
+    from torch.nn.parallel import DistributedDataParallel
+
+    frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, frozen)

@@ -77,7 +77,7 @@ class MemoryProbe:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         for state in optimizer.state.values():
-            state["step"].zero_()
+            state["step"] = state["step"] * 0  # a number with bitsandbytes' optimizer, else a tensor
 
     def _step_on_zero_gradients(self) -> None:
         for parameter in self._training.module.parameters():

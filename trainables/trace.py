@@ -78,10 +78,10 @@ def trace_peak(
 ) -> PredictedMemory:
     """The peak memory of one device in a training step on micro-batches of full length, by tracing.
 
-    Arguments, result and what is not in the number are those of `trainables.memory_model.predict_peak`;
-    ``operator`` is the one after which the peak is reached. The first call imports torch and ColossalAI (seconds).
-    A new target set, sequence length or execution takes two traces; so does the second rank, and the second
-    micro-batch. All others are arithmetic. Traces are kept in the cache folder.
+    Arguments, result and what is not in the number are those of `trainables.memory_model.predict_peak`, but that all
+    examples have the same number of supervised positions; ``operator`` is the one after which the peak is reached. The
+    first call imports torch and ColossalAI (seconds). A new target set, sequence length or execution takes two traces; so
+    does the second rank, and the second micro-batch. All others are arithmetic. Traces are kept in the cache folder.
 
     Raises:
         InputError: as `predict_peak`.

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trainables.batches import Batch
 from trainables.chat import TokenizedExample
 from trainables.layer_memory import Device
+from trainables.memory import innermost_optimizer
 from trainables.settings import Architecture, TrialSpec
 from trainables.timeline import BACKWARD, FORWARD, UPDATE, Timeline
 from trainables.trace_events import HOST, LifetimeCounter
@@ -47,6 +48,7 @@ class TracedTraining(Training):
         for module in self.model.modules():
             if isinstance(module, DistributedDataParallel):
                 module.register_comm_hook(None, _no_reduction)
+                module.reducer = _Reducer(module.reducer)
         if spec.execution.gradient_checkpointing:
             self._mark_recomputing()
 
@@ -112,14 +114,8 @@ class TracedTraining(Training):
             self.step_on([[0]] * (2 if accumulates else 1))
         return self.counter.timeline(self._micro_batch * self._shape.positions * self._shape.arch.vocab_size)
 
-    def _innermost(self) -> torch.optim.Optimizer:
-        optimizer: Any = self.optimizer
-        while hasattr(optimizer, "optim"):
-            optimizer = optimizer.optim
-        return optimizer  # type: ignore[no-any-return]
-
     def _create_states(self) -> None:
-        optimizer = self._innermost()
+        optimizer = innermost_optimizer(self.optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
@@ -131,13 +127,26 @@ class TracedTraining(Training):
         parameters = list(self.module.parameters())
         full = self.spec.kind == "full"
         adapters = [p for p in parameters if p.requires_grad and not full]
-        optimizer = self._innermost()
+        optimizer = innermost_optimizer(self.optimizer)
         masters = [p for group in optimizer.param_groups for p in group["params"]]
         states = [v for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v)]
         self.counter.register_as("adapters", adapters)
         self.counter.register_as("base_weights", [*parameters, *self.module.buffers()])
         offloads = self.spec.execution.plugin == "zero2-offload"
         self.counter.register_as(HOST if offloads else "optimizer_state", [*masters, *states])
+
+
+class _Reducer:
+    """DDP's reducer, but that it keeps its buckets: to form them anew it would copy the parameters' data."""
+
+    def __init__(self, reducer: Any) -> None:
+        self._reducer = reducer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reducer, name)
+
+    def _rebuild_buckets(self) -> bool:
+        return False
 
 
 def _no_reduction(state: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:

@@ -80,6 +80,9 @@ def _pretended_gpu() -> Any:
         def __init__(self) -> None:
             self._name, self._communication_backend, self._is_synchronous = "cuda", "fake", False
 
+        def device_count(self) -> int:
+            return 1
+
         def Stream(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
             return _Stream()
 

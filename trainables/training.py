@@ -1,4 +1,4 @@
-"""The training of one trial on one device, through ColossalAI's Booster.
+"""The training of one trial, through ColossalAI's Booster: on one device, or this device's share of it.
 
 Full fine-tuning is the same loop without adapters: fp32 master weights under bf16 autocast with ``ddp``, the
 plugin's own master weights elsewhere.
@@ -17,14 +17,22 @@ from torch import Tensor, nn
 
 from search.errors import DivergedError
 from trainables.adapters import adapter_tensors, lora_config, remove_adapter
-from trainables.batches import Batch, collate, longest_micro_batch, plan_rungs, split_micro
+from trainables.batches import (
+    Batch,
+    collate,
+    longest_micro_batch,
+    plan_rungs,
+    split_micro,
+    without_targets,
+)
 from trainables.fused_adapters import fuse_adapters
 from trainables.guards import FirstBackwardGuard, check_base_dtype, check_trainable
-from trainables.losses import SupervisedHead, to_device, token_losses
+from trainables.losses import WHOLE, SupervisedHead, to_device, token_losses
 from trainables.memory import reset_cuda_peak
-from trainables.plugins import NO_SYNC_PLUGINS, clips_by_itself, make_plugin
+from trainables.plugins import NO_SYNC_PLUGINS, clips_by_itself, keep_from_ddp, make_plugin
 from trainables.probe import MemoryProbe
 from trainables.settings import TrialSpec
+from trainables.shard import Shard
 
 if TYPE_CHECKING:
     from colossalai.booster.plugin.plugin_base import Plugin
@@ -65,6 +73,11 @@ def trains_fp32(spec: TrialSpec) -> bool:
     return spec.kind == "full" and spec.execution.plugin == "ddp"
 
 
+def quantizes(spec: TrialSpec) -> bool:
+    """Whether the trial's base model is held in 4 bits; full fine-tuning cannot train those."""
+    return spec.kind == "lora" and spec.execution.quantize
+
+
 def base_dtype(spec: TrialSpec) -> torch.dtype:
     """The dtype that the base model is loaded in."""
     return torch.float32 if trains_fp32(spec) else _DTYPES[spec.execution.dtype]
@@ -75,17 +88,31 @@ class Training:
 
     Everything random comes from the spec's seed: adapters, data order, and dropout, which is seeded anew at every
     rung, so that a checkpoint needs no random state.
+
+    Where devices share the trial, all of them go through the same optimizer batches in the same order, and each takes
+    its part of every micro-batch. The gradient is that of the mean over the targets of the whole batch, however they
+    fall to the devices; what is reported is of all devices alike.
     """
 
-    def __init__(self, spec: TrialSpec, base: nn.Module, data: "PreparedData", device: torch.device) -> None:
+    def __init__(
+        self,
+        spec: TrialSpec,
+        base: nn.Module,
+        data: "PreparedData",
+        device: torch.device,
+        shard: Shard = WHOLE,
+    ) -> None:
         from colossalai.booster import Booster
 
-        self.spec, self.data, self.device = spec, data, device
+        self.spec, self.data, self.device, self.shard = spec, data, device, shard
         self.progress = Progress()
         lengths = [len(example.input_ids) for example in data.train]
-        self._micro_batch = spec.execution.micro_batch(spec.config.batch_size)
+        # Of all devices together: each computes its share of it in one pass.
+        self._micro_batch = shard.devices * spec.execution.micro_batch(
+            spec.config.batch_size // shard.devices
+        )
         self.plan = plan_rungs(len(data.train), spec.rungs, spec.config.batch_size, spec.seed, lengths)
-        longest = longest_micro_batch(self.plan, lengths, self._micro_batch)
+        longest = longest_micro_batch(self.plan, lengths, self._micro_batch, shard.devices)
         self.probe = MemoryProbe(self, longest, accumulates=spec.config.batch_size > self._micro_batch)
         torch.manual_seed(spec.seed)
         if device.type == "cuda":
@@ -96,6 +123,8 @@ class Training:
         self.initial = {n: t.clone() for n, t in adapter_tensors(module).items()} if keeps_initial else None
         optimizer = self._make_optimizer(module)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._schedule())
+        if shard.devices > 1:
+            keep_from_ddp(module)
         self.model, self.optimizer, _, _, self.scheduler = self.booster.boost(
             module, optimizer, lr_scheduler=scheduler
         )
@@ -113,9 +142,7 @@ class Training:
         execution = self.spec.execution
         module: Any = base
         if self.spec.kind == "lora":
-            module = self.booster.enable_lora(
-                base, lora_config=lora_config(self.spec), quantize=execution.quantize
-            )
+            module = self.booster.enable_lora(base, lora_config=lora_config(self.spec))
             check_trainable(module, self.spec.target_modules)
             check_base_dtype(module, base_dtype(self.spec))
             fuse_adapters(module)
@@ -163,7 +190,8 @@ class Training:
         """
         batches = self.plan[self.progress.rung]
         self.probe.before_rung(batches)
-        torch.manual_seed(self.spec.seed * 1_000_003 + self.progress.rung + 1)
+        # Of its own on every device, else they would all drop the same activations.
+        torch.manual_seed(self.spec.seed * 1_000_003 + self.progress.rung + 1 + 1_000 * self.shard.rank)
         started = time.perf_counter()
         sums: list[tuple[float, int]] = []
         for indices in batches:
@@ -182,33 +210,44 @@ class Training:
         return sum(loss for loss, _ in sums) / sum(targets for _, targets in sums)
 
     def _micro_batches(self, indices: list[int]) -> list[Batch]:
-        chunks = split_micro(indices, self._micro_batch)
-        examples = [[self.data.train[index] for index in chunk] for chunk in chunks]
-        return [to_device(collate(chunk, self.data.pad_token_id), self.device) for chunk in examples]
+        """The share of this device of every micro-batch; the same number of them on all devices."""
+        return [
+            to_device(self._share_of(chunk), self.device) for chunk in split_micro(indices, self._micro_batch)
+        ]
+
+    def _share_of(self, chunk: list[int]) -> Batch:
+        own = self.shard.part(chunk)
+        batch = collate([self.data.train[index] for index in own or chunk[:1]], self.data.pad_token_id)
+        return batch if own else without_targets(batch)
 
     def step_on(self, parts: list[list[int]]) -> tuple[float, int]:
         """One optimizer step on all examples of the parts, by index; returns the summed loss and the targets."""
         batches = [batch for indices in parts for batch in self._micro_batches(indices)]
-        targets = sum(len(batch.targets) for batch in batches)
+        targets = sum(
+            int(self.data.train[index].supervised[1:].sum()) for indices in parts for index in indices
+        )
         loss_sum = self._forward_backward(batches, targets)
         self._update()
         return loss_sum, targets
 
     def _forward_backward(self, batches: list[Batch], targets: int) -> float:
-        """Accumulate the gradient of the mean loss over all targets of the batches."""
+        """Accumulate the gradient of the mean loss over ``targets``, all devices' together; returns their summed loss.
+
+        The plugins take the mean of the devices' gradients, where the sum is wanted: hence the factor.
+        """
         loss_sum = torch.zeros((), device=self.device)
         for number, batch in enumerate(batches, 1):
             keep_local = number < len(batches) and self.spec.execution.plugin in NO_SYNC_PLUGINS
             with self.booster.no_sync(self.model, self.optimizer) if keep_local else nullcontext():
                 with self.autocast():
                     losses = token_losses(self.model, self.head, batch)
-                loss = losses.sum() / targets
+                loss = losses.sum() / (targets / self.shard.devices)
                 self._backward(loss)
             loss_sum += losses.detach().sum()
         if self._guard is not None:
             guard, self._guard = self._guard, None
             guard.check(len(batches))
-        return loss_sum.item()
+        return self.shard.total(loss_sum).item()
 
     def _backward(self, loss: Tensor) -> None:
         self.booster.backward(loss, self.optimizer)

@@ -5,17 +5,27 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from search.errors import LorafrontError, OutOfMemoryError
-from trainables.settings import TrialSpec
+from search.errors import LorafrontError, OutOfMemoryError, StorageError, WorkerLostError
+from search.storage_errors import storage_problem
+from trainables.group_member import first_line
+from trainables.settings import ExecutionSettings, TrialSpec
 
 if TYPE_CHECKING:
     from search.node_check import Needs
     from trainables.data import PreparedData
+    from trainables.worker import Worker
+    from trainables.worker_group import WorkerGroup
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+def make_worker(data: "PreparedData", execution: ExecutionSettings) -> "Worker | WorkerGroup":
+    """What trains: this process itself, or one process per device."""
+    if execution.devices_per_trial > 1:
+        from trainables.worker_group import WorkerGroup
+
+        return WorkerGroup(data, execution)
+    from trainables.worker import Worker
+
+    return Worker(data, execution.threads, execution.eval_batch_size)
 
 
 class LoraTrial(tune.Trainable):
@@ -23,7 +33,8 @@ class LoraTrial(tune.Trainable):
 
     Tune keeps the actor between trials (``reuse_actors``), so the worker with its base model stays warm. A trial
     that cannot go on reports that as its last result (``failure``, and ``infeasible`` when memory ran out) instead
-    of raising, which would cost the warm worker.
+    of raising, which would cost the warm worker. Only when a process of a trial on several devices is lost does it
+    raise: Tune then gives the trial's placement group back, which the process's node may have left.
     """
 
     def setup(
@@ -31,7 +42,6 @@ class LoraTrial(tune.Trainable):
     ) -> None:
         """Start the worker, once per actor, and its first trial. ``needs`` are checked on a cluster's node."""
         from search.environment import quiet_libraries
-        from trainables.worker import Worker
 
         quiet_libraries()
         if needs is not None:
@@ -40,7 +50,7 @@ class LoraTrial(tune.Trainable):
             check_here(needs)
         spec = TrialSpec.model_validate(config["spec"])
         assert data is not None, "data come through tune.with_parameters"
-        self.worker = Worker(data, spec.execution.threads, spec.execution.eval_batch_size)
+        self.worker = make_worker(data, spec.execution)
         self._begin(spec)
 
     def _begin(self, spec: TrialSpec) -> None:
@@ -66,7 +76,12 @@ class LoraTrial(tune.Trainable):
         try:
             self._ensure_begun()
             result = self.worker.train_rung()
+        except WorkerLostError:
+            raise
         except Exception as error:  # whatever it is, this trial is over and the worker can take the next one
+            problem = storage_problem(error)
+            if problem is not None:  # but for the disk, which fails every trial
+                raise StorageError(problem) from error
             own_words = isinstance(error, LorafrontError)
             self._failure = str(error) if own_words else f"{type(error).__name__}: {first_line(error)}"
             infeasible = isinstance(error, OutOfMemoryError)
@@ -77,6 +92,20 @@ class LoraTrial(tune.Trainable):
                 "done": True,
             }
         return {"trial": self.spec.trial_id, "done": result["finished"], **result}
+
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        """Checkpoint the trial into the run folder.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        try:
+            return super().save(checkpoint_dir)
+        except Exception as error:
+            problem = storage_problem(error) or (str(error) if isinstance(error, OSError) else None)
+            if problem is not None:
+                raise StorageError(problem) from error
+            raise
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the trial's state; a failed trial has none worth keeping."""

@@ -1,4 +1,8 @@
-"""A warm worker: one process with one device that runs trials one after another on a base model it keeps."""
+"""A warm worker: one process with one device that runs trials one after another on a base model it keeps.
+
+Where a trial has several devices, this is one of its processes (`trainables.worker_group` drives them): all of them are
+told the same in the same order, and all return the same losses.
+"""
 
 import os
 from functools import cached_property, partial
@@ -16,15 +20,17 @@ from trainables.checkpoint import load_training, save_training
 from trainables.cpu_attention import use_short_attention
 from trainables.losses import EvalResult, SupervisedHead, eval_batches, evaluate
 from trainables.memory import DeviceMemory
+from trainables.quantization import quantize_base
 from trainables.settings import TrialSpec
-from trainables.training import Training, half_precision, trains_fp32
+from trainables.shard import Shard
+from trainables.training import Training, half_precision, quantizes, trains_fp32
 
 if TYPE_CHECKING:
     from trainables.data import PreparedData
 
 
 def join_process_group(device: torch.device) -> None:
-    """ColossalAI's plugins need a process group; one process alone needs no port for it."""
+    """ColossalAI's plugins need a process group; one process alone needs no port for it, and joins none that it is in."""
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
@@ -77,11 +83,12 @@ class Worker:
         if self.device.type == "cpu":
             use_short_attention()
         join_process_group(self.device)
+        self.shard = Shard.of_process()
         self.data = data
         self._eval_batch_size = eval_batch_size
         self.validation = eval_batches(data.validation, data.pad_token_id, eval_batch_size, self.device)
         self._base: nn.Module | None = None
-        self._base_key: tuple[str, str] | None = None
+        self._base_key: tuple[str, str, bool] | None = None
         self.training: Training | None = None
         self._facts: dict[str, Any] = {}
 
@@ -89,31 +96,34 @@ class Worker:
         """Get ready for a trial: adapter on the kept base, optimizer, data order."""
         self.end()
         try:
-            base = self._load(spec)
+            base = self.load_base(spec)
             self._facts = {}
             if spec.evaluate_base:
                 self._facts |= self._evaluate_untouched(base, spec)
-            self.training = Training(spec, base, self.data, self.device)
+            self.training = Training(spec, base, self.data, self.device, self.shard)
         except Exception as error:
             self._drop_after(error)
             raise
         self._facts["trainable_parameters"] = self.training.trainable_parameters()
 
-    def _load(self, spec: TrialSpec) -> nn.Module:
-        key = (spec.base_model_path, "fp32" if trains_fp32(spec) else spec.execution.dtype)
+    def load_base(self, spec: TrialSpec) -> nn.Module:
+        """The trial's base model, the kept one if it is the same; needs no other process."""
+        key = (spec.base_model_path, "fp32" if trains_fp32(spec) else spec.execution.dtype, quantizes(spec))
         if spec.kind == "full" or self._base_key != key:
             self._base = self._base_key = None  # at most one base in memory
         if self._base is None:
-            self._base = load_base_model(local_base_model(spec), dtype=key[1], device=self.device)  # type: ignore[arg-type]
+            on = torch.device("cpu") if quantizes(spec) else self.device
+            base: nn.Module = load_base_model(local_base_model(spec), dtype=key[1], device=on)  # type: ignore[arg-type]
+            self._base = quantize_base(base) if quantizes(spec) else base
             self._base_key = key
         return self._base
 
     def _evaluate_untouched(self, base: nn.Module, spec: TrialSpec) -> dict[str, Any]:
         head, autocast = SupervisedHead(base), partial(half_precision, spec, self.device)
         try:
-            facts = _loss_facts("base_eval", evaluate(base, head, self.validation, autocast))
+            facts = _loss_facts("base_eval", evaluate(base, head, self.validation, autocast, self.shard))
             if spec.evaluate_test:
-                facts |= _loss_facts("base_test", evaluate(base, head, self.test, autocast))
+                facts |= _loss_facts("base_test", evaluate(base, head, self.test, autocast, self.shard))
         finally:
             head.remove()
         return facts
@@ -134,7 +144,7 @@ class Worker:
         assert training is not None, "begin a trial first"
         try:
             train_loss = training.train_to_next_rung()
-            result = evaluate(training.model, training.head, self.validation, training.autocast)
+            result = evaluate(training.model, training.head, self.validation, training.autocast, self.shard)
             tested = self._test(training)
         except Exception as error:
             self._drop_after(error)
@@ -164,7 +174,8 @@ class Worker:
         """The loss on the test split, for a trial that has reached the full resource and is asked for it."""
         if not training.spec.evaluate_test or training.progress.rung < len(training.spec.rungs):
             return {}
-        return _loss_facts("test", evaluate(training.model, training.head, self.test, training.autocast))
+        result = evaluate(training.model, training.head, self.test, training.autocast, self.shard)
+        return _loss_facts("test", result)
 
     def _drop_after(self, error: Exception) -> None:
         """Free what a failed trial held, and say so in our own words when memory ran out."""
@@ -175,9 +186,13 @@ class Worker:
                 torch.cuda.empty_cache()
             raise OutOfMemoryError(f"out of memory on {self.device}: {str(error).splitlines()[0]}") from None
 
-    def save(self, folder: Path) -> None:
-        """Checkpoint the trial."""
+    def save(self, folder: Path, facts: dict[str, Any] | None = None) -> None:
+        """Checkpoint the trial; of several processes the first one, and with ZeRO each its part.
+
+        ``facts`` are what the trial's other processes measured and this one cannot know.
+        """
         if self.training is not None:
+            self._facts |= facts or {}
             save_training(self.training, folder, self._facts)
 
     def load(self, folder: Path) -> None:
@@ -192,7 +207,8 @@ class Worker:
             return
         spec = self.training.spec
         base = self.training.close()
-        keep = spec.kind == "lora" and spec.config.init != "pissa" and not spec.execution.quantize
+        # PiSSA changes the weights, and the hybrid plugin exchanges modules, which it refuses to do again.
+        keep = spec.kind == "lora" and spec.config.init != "pissa" and spec.execution.plugin != "hybrid"
         self._base = base if keep else None
         self._base_key = self._base_key if keep else None
         self.training = None

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.agreement import disagreements
 from tests.integration.conftest import LORAFRONT, TINY_SWEEP, environment, lorafront
 from tests.integration.test_sweep import last_states
 
@@ -99,13 +99,4 @@ def test_kills_change_nothing(finished: Path, tmp_path: Path) -> None:
     done = lorafront("resume", run, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     assert figures(run) == figures(finished)
-    for table, count in (("optuna.db", "trials"), ("mlflow.db", "runs")):
-        found, expected = (
-            rows(folder / table, f"select count(*) from {count}") for folder in (run, finished)
-        )
-        assert found == expected
-    assert rows(run / "optuna.db", "select count(*) from trials where state = 'RUNNING'") == [(0,)]
-
-
-def rows(database: Path, query: str) -> list[Any]:
-    return sqlite3.connect(database).execute(query).fetchall()
+    assert disagreements(run) == []

@@ -55,11 +55,17 @@ pytestmark = pytest.mark.timeout(120)
         (["estimate", "llama3-8b", "--rank", "0"], "rank"),
         (["estimate", "llama3-8b", "--seq-len", "0"], "sequence length 0"),
         (["estimate", "llama3-8b", "--device-memory", "abacus"], "abacus"),
+        (["estimate", "llama3-8b", "--rank", "10000"], "4096, not 10000"),
+        (["estimate", "llama3-8b", "--batch-size", "0"], "batch_size"),
+        (["estimate", "llama3-8b", "--set", "execution.devices_per_trial=7"], "7 devices cannot share"),
+        (["estimate", "other"], "is not a Llama but of model_type 'gpt2'"),
     ],
 )
 def test_one_line_and_exit_code_2(workshop: Path, arguments: list[str], words: str) -> None:
     (workshop / "empty.jsonl").touch()
     (workshop / "bad.jsonl").write_text('{"prompt": "a", "response": "b"}\n{"prompt": \n')
+    (workshop / "other").mkdir(exist_ok=True)
+    (workshop / "other" / "config.json").write_text('{"model_type": "gpt2"}')
     done = lorafront(*arguments, cwd=workshop)
     assert done.returncode == 2, done.stdout + done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.strip()]

@@ -164,8 +164,21 @@ def test_over_budget_configs_are_infeasible_and_never_launched(finished: Path, t
         "--no-baseline", "--confirm", 0, "--memory-budget", "1000KiB", "--out", tmp_path / "run", *LEARNABLE,
         cwd=finished.parent,
     )  # fmt: skip
-    if done.returncode == 2:
-        assert "below the smallest config" in done.stderr
-        return
-    infeasible = [t for t in last_states(tmp_path / "run").values() if t["status"] == "infeasible"]
-    assert all(t["predicted_memory_bytes"] > 1000 * 1024 and not t["rungs"] for t in infeasible)
+    assert done.returncode == 0, done.stdout + done.stderr
+    trials = last_states(tmp_path / "run").values()
+    infeasible = [t for t in trials if t["status"] == "infeasible"]
+    assert infeasible  # the recommended config, which is tried first
+    assert not any(t["rungs"] for t in infeasible)
+    corrected = [t["predicted_memory_bytes"] * t.get("memory_correction", 1.0) for t in infeasible]
+    assert min(corrected) > 1000 * 1024
+    assert all(t["peak_memory_bytes"] < 1000 * 1024 for t in trials if t["status"] != "infeasible")
+
+
+def test_memory_was_predicted_for_the_batches_that_trials_measure(finished: Path) -> None:
+    known = json.loads((finished / "front.json").read_text())["memory_prediction"]
+    assert known["trials"] == 8
+    assert known["largest_error"] < 0.01
+    assert known["correction"] == pytest.approx(1.0, abs=0.005)
+    assert "Memory was predicted before 8 trials ran" in (finished.parent / "stdout.txt").read_text()
+    html = (finished / "report.html").read_text()
+    assert "Memory, predicted and measured" in html

@@ -255,3 +255,11 @@ def test_the_baselines_settings_make_a_trial_config() -> None:
     config = resolve_config(None, overrides=["baseline.learning_rate=2e-4", "baseline.batch_size=2"])
     baseline = config.baseline_config()
     assert (baseline.learning_rate, baseline.batch_size) == (2e-4, 2)
+
+
+@pytest.mark.parametrize("init", ["pissa", "[default, pissa]"])
+def test_pissa_cannot_change_weights_in_4_bits(init: str) -> None:
+    overrides = [f"space.init={init}"]
+    resolve_config("llama3-8b", overrides=overrides)
+    with pytest.raises(InputError, match=r"init=pissa .* quantize=true"):
+        resolve_config("llama3-8b", overrides=[*overrides, "execution.quantize=true"])

@@ -2,6 +2,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from rich.console import Console
 from search.errors import InputError
 from search.estimate import EstimateResult, device_memory_bytes, estimate, largest, print_estimate
 from search.units import GIB
+from trainables.memory_model import predict_peak
 from trainables.settings import Architecture, ExecutionSettings, TrialConfig
 
 LLAMA3_8B = Architecture(
@@ -35,6 +37,7 @@ def estimate_8b(
         SETS,
         seq_len,
         device_memory,
+        predict=predict_peak,
     )
 
 
@@ -110,16 +113,21 @@ def test_prints_categories_ratio_and_fit() -> None:
         "does not fit",
         "Largest batch",
         "128",
+        "peaks at the loss (closed form)",
+        "one device takes the batch of 4 examples",
     ):
         assert expected in text
     assert "Largest batch" not in printed(estimate_8b())
 
 
 def test_names_with_markup_are_printed_as_they_are() -> None:
+    sets = {"[red]mine": ("q_proj",)}
+    config = TrialConfig(targets="[red]mine")
     result = estimate(
-        LLAMA3_8B, TrialConfig(targets="[red]mine"), ExecutionSettings(), {"[red]mine": ("q_proj",)}, 128, GIB
+        LLAMA3_8B, config, ExecutionSettings(), sets, 128, GIB, predict=predict_peak, model="[b]model"
     )
     assert printed(result).count("[red]mine") == 2
+    assert "[b]model" in printed(result)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +156,86 @@ def test_an_impossible_sequence_or_set_is_refused() -> None:
         InputError, match="unknown target set 'atention'; there are: attention-qv, all-linear"
     ):
         estimate_8b(targets="atention")
+
+
+@pytest.mark.parametrize("changes", [{"seq_len": 2**24 + 1}, {"batch_size": 2**20 + 1}])
+def test_what_is_beyond_all_measure_is_refused_before_it_is_traced(changes: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="is beyond all measure: give at most"):
+        estimate_8b(**changes)
+
+
+def test_devices_share_the_batch_once_and_figures_are_of_one() -> None:
+    alone = estimate_8b(40 * GIB, batch_size=4)
+    shared = estimate_8b(40 * GIB, batch_size=8, execution={"devices_per_trial": 2})
+    assert (shared.devices, shared.batch_size, shared.micro_batch) == (2, 8, 4)
+    assert shared.lora.peak_bytes == alone.lora.peak_bytes  # DDP shards nothing
+    assert shared.fit == alone.fit
+    assert "2 devices share the batch of 8 examples, and all figures are of one" in printed(shared)
+    with pytest.raises(InputError, match="7 devices cannot share a batch of 8 examples"):
+        estimate_8b(batch_size=8, execution={"devices_per_trial": 7})
+
+
+def test_zero_shares_the_optimizer_among_devices() -> None:
+    of_two = estimate_8b(batch_size=8, execution={"devices_per_trial": 2, "plugin": "zero2"})
+    alone = estimate_8b(batch_size=4, execution={"plugin": "zero2"})
+    assert of_two.full.categories["optimizer_state"] == alone.full.categories["optimizer_state"] / 2
+
+
+def test_fewer_supervised_positions_need_less() -> None:
+    half = estimate(
+        LLAMA3_8B,
+        TrialConfig(),
+        ExecutionSettings(),
+        SETS,
+        1024,
+        predict=predict_peak,
+        supervised_fraction=0.5,
+    )
+    logits = estimate_8b(rank=8, execution={"gradient_checkpointing": False}).lora.categories[
+        "logits_and_loss"
+    ]
+    assert half.lora.categories["logits_and_loss"] == pytest.approx(logits / 2, rel=0.002)
+    assert "loss at 50% of the positions" in printed(half)
+
+
+TINY = Architecture(
+    hidden_size=32, intermediate_size=64, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8,
+    vocab_size=512, tie_word_embeddings=True,
+)  # fmt: skip
+
+
+def test_the_point_asked_about_is_traced_and_the_closed_form_is_close(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LORAFRONT_CACHE", str(tmp_path))
+    result = estimate(TINY, TrialConfig(targets="attention-qv"), ExecutionSettings(), SETS, 48, GIB)
+    for side in (result.lora, result.full):
+        assert side.source == "trace"
+        assert side.operator is not None
+        assert side.operator.startswith("aten.")
+        assert f"after {side.operator} (traced)" in printed(result)
+    assert result.fit is not None
+    (cell,) = (cell for cell in result.fit.grid if (cell.rank, cell.targets) == (8, "attention-qv"))
+    assert cell.peak_bytes == pytest.approx(result.lora.peak_bytes, rel=0.005)
+    assert not result.notes
+
+
+def test_what_cannot_be_traced_is_said_and_predicted_in_closed_form() -> None:
+    def fails(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("no such kernel\nat line 3")
+
+    result = estimate(LLAMA3_8B, TrialConfig(), ExecutionSettings(), SETS, 128, predict=fails)
+    assert {side.source for side in (result.lora, result.full)} == {"closed form"}
+    assert result.notes == [
+        f"{name} could not be traced, so its figures are from the closed form: no such kernel"
+        for name in ("LoRA", "full fine-tuning")
+    ]
+    assert (
+        result.lora.peak_bytes
+        == estimate(
+            LLAMA3_8B, TrialConfig(), ExecutionSettings(), SETS, 128, predict=predict_peak
+        ).lora.peak_bytes
+    )
 
 
 def test_a_rank_that_some_modules_cannot_use_is_noted_and_one_that_none_can_refused() -> None:

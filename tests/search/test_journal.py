@@ -1,4 +1,5 @@
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,8 @@ import pytest
 from analysis.records import Base, RunPaths, TrialRecord
 from search.errors import InputError
 from search.journal import Journal
-from search.recorder import FailureStopper, last_line
+from search.recorder import FailureStopper
+from search.trial_errors import last_line
 
 
 def record(trial_id: str, **fields: object) -> TrialRecord:
@@ -45,6 +47,23 @@ def test_a_completed_trial_rewrites_the_front(tmp_path: Path) -> None:
     front = json.loads((tmp_path / "front.json").read_text())
     assert front["trials"][0]["on_front"] is True
     assert front["finished"] is False
+
+
+def test_of_a_line_that_does_not_fit_nothing_stays(tmp_path: Path) -> None:
+    journal = Journal(RunPaths(tmp_path), name="n", size="s")
+    journal.trial("started", record("t0001"))
+    before = (tmp_path / "trials.jsonl").read_bytes()
+    whole = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, whole[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            journal.trial("started", record("t0002"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, whole)
+    assert (tmp_path / "trials.jsonl").read_bytes() == before
+    assert list(journal.trials) == ["t0001"]
+    journal.trial("started", record("t0003"))
+    assert list(Journal(RunPaths(tmp_path), name="n", size="s").trials) == ["t0001", "t0003"]
 
 
 def test_three_first_failures_for_one_reason_end_the_sweep() -> None:

@@ -240,3 +240,18 @@ def test_the_recommended_config_can_be_tried_first() -> None:
     study.enqueue_trial(config.search_space.restrict(config.recommended))
     first = searcher(config, study).suggest("a")["spec"]["config"]
     assert first["learning_rate"] == config.recommended["learning_rate"]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_start_that_lies_only_partly_in_the_space_is_completed(sampler: str) -> None:
+    """For instance the recommended config where the space leaves its rank out."""
+    config = sweep("space.rank=[16,32,64]", "trials=3", sampler=sampler)
+    study = open_study(config, None)
+    start = config.search_space.restrict(config.recommended)
+    assert start
+    assert "rank" not in start
+    study.enqueue_trial(start)
+    first = TrialSpec.model_validate(searcher(config, study).suggest("ray0")["spec"]).config
+    assert first.rank in (16, 32, 64)
+    assert first.batch_size == start["batch_size"]
+    assert first.targets == start["targets"]

@@ -11,6 +11,7 @@ import pytest
 from analysis.records import Baseline, Front, Headline, RungResult, RunPaths, TrialRecord
 from search.tracking import Tracker, local_tracking
 from search.tracking_client import describe, import_mlflow, mlflow_client
+from search.tracking_store import Point, RunStore
 
 CONFIG = {"rank": 8, "alpha": 16.0, "targets": "all-linear"}
 TAGS = {"size": "smollm2-135m", "version.torch": "2.5.1", "git_commit": "abc"}
@@ -199,6 +200,36 @@ def test_an_interrupted_sweep_is_killed_and_resumes_in_the_same_runs(paths: RunP
     assert after["my-sweep"].data.params["trials"] == "4"
     assert steps_of(paths, after["t1"], "eval_loss") == [16]
     assert steps_of(paths, after["t2"], "eval_loss") == [16, 48, 144]
+
+
+def test_runs_that_a_hanging_server_created_without_being_heard_are_put_away(paths: RunPaths) -> None:
+    first = tracker(paths)
+    first.update(trial("t1", 16))
+    assert first.close() == []
+    before = runs_of(paths)
+    client = mlflow_client(local_tracking(paths)[0])
+    for run in before.values():
+        tags = {key: value for key, value in run.data.tags.items() if key.startswith("lorafront.")}
+        ghost = client.create_run(run.info.experiment_id, start_time=1, tags=tags, run_name=run.info.run_name)
+        assert ghost.info.start_time < run.info.start_time
+    second = tracker(paths)
+    second.update(trial("t1", 16, 48))
+    assert second.close() == []
+    after = runs_of(paths)  # fails if two have one name
+    assert {n: run.info.run_id for n, run in after.items()} == {
+        n: run.info.run_id for n, run in before.items()
+    }
+    assert steps_of(paths, after["t1"], "eval_loss") == [16, 48]
+
+
+def test_a_point_that_is_sent_again_is_stored_once(paths: RunPaths) -> None:
+    uri, artifact_root = local_tracking(paths)
+    store = RunStore(uri, artifact_root, "lorafront")
+    run = store.create("t1", {})
+    for _ in range(2):  # the second time as if the first had not been answered
+        store.write(run, points=[Point("eval_loss", 2.5, 16)])
+        time.sleep(0.01)
+    assert [point.step for point in store.client.get_metric_history(run.run_id, "eval_loss")] == [16]
 
 
 def test_run_ids_are_known_once_the_run_exists(paths: RunPaths) -> None:

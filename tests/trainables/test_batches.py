@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainables.batches import collate, longest_micro_batch, plan_rungs, split_micro
+from trainables.batches import collate, longest_micro_batch, plan_rungs, split_micro, without_targets
 from trainables.chat import TokenizedExample
+from trainables.shard import Shard
 
 rung_lists = st.lists(st.integers(1, 60), min_size=1, max_size=4, unique=True).map(lambda r: tuple(sorted(r)))
 
@@ -75,6 +76,27 @@ def test_the_longest_micro_batch() -> None:
     assert longest_micro_batch(plan, lengths, 3) == [1, 2, 0]
     assert longest_micro_batch(plan, lengths, 2) == [3, 4]
     assert longest_micro_batch(plan, lengths, 1) == [0]
+    # Two devices: the first micro-batch gives one of them two examples of up to 10 tokens, the other gives each one.
+    assert longest_micro_batch(plan, lengths, 4, devices=2) == [1, 2, 0]
+    assert longest_micro_batch([[[0], [3, 4]]], lengths, 2, devices=2) == [0]
+
+
+@given(st.lists(st.integers(), max_size=30), st.integers(1, 9))
+def test_devices_share_without_overlap_or_loss(items: list[int], devices: int) -> None:
+    shares = [Shard(rank, devices).part(items) for rank in range(devices)]
+    assert Counter(chain.from_iterable(shares)) == Counter(items)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    for rank, share in enumerate(shares):
+        held = [item for index, item in enumerate(items) if Shard(rank, devices).holds(index)]
+        assert share == held
+
+
+def test_a_batch_without_targets_keeps_its_tokens() -> None:
+    batch = collate([tokenized([5, 6, 7], [0, 1, 1]), tokenized([8, 9], [0, 1])], pad_token_id=0)
+    empty = without_targets(batch)
+    assert empty.input_ids is batch.input_ids
+    assert len(empty.targets) == len(empty.example_of_target) == int(empty.positions.sum()) == 0
+    assert int(batch.positions.sum()) == len(batch.targets) > 0
 
 
 @given(st.lists(st.integers(), max_size=30), st.integers(1, 40))

@@ -12,20 +12,28 @@ def test_other_plugins_are_refused_on_a_cpu(plugin: str) -> None:
     check_plugin(ExecutionSettings(plugin=plugin), "cuda")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("field", [{"quantize": True}, {"dtype": "fp16"}, {"devices_per_trial": 2}])
-def test_what_this_version_cannot_do_is_refused(field: dict[str, object]) -> None:
+@pytest.mark.parametrize("field", [{"quantize": True}, {"dtype": "fp16"}])
+def test_what_a_cpu_cannot_do_is_refused(field: dict[str, object]) -> None:
     with pytest.raises(InputError, match=str(next(iter(field.values()))).lower()):
         check_plugin(ExecutionSettings(**field), "cpu")  # type: ignore[arg-type]
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize("plugin", PLUGINS)
-def test_plugins_train_on_a_gpu(plugin: str) -> None:
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    from trainables.plugins import make_plugin
-    from trainables.worker import join_process_group
+def test_several_devices_take_a_plugin_that_shares_something(plugin: str) -> None:
+    execution = ExecutionSettings(plugin=plugin, devices_per_trial=2)  # type: ignore[arg-type]
+    if plugin == "hybrid":
+        with pytest.raises(InputError, match=r"hybrid.*neither tensor nor pipeline parallelism.*use ddp"):
+            check_plugin(execution, "cuda")
+    else:
+        check_plugin(execution, "cuda")
 
-    join_process_group(torch.device("cuda", 0))
-    assert make_plugin(ExecutionSettings(plugin=plugin)).support_lora()  # type: ignore[arg-type]
+
+def test_ddp_leaves_frozen_parameters_alone() -> None:
+    import torch
+
+    from trainables.plugins import keep_from_ddp
+
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    module[0].requires_grad_(False)
+    keep_from_ddp(module)
+    assert set(module._ddp_params_and_buffers_to_ignore) == {"0.weight", "0.bias"}

@@ -191,6 +191,7 @@ def test_traces_that_do_not_align_are_replaced_by_whole_ones(monkeypatch: pytest
         {"targets": ("gate_proj",), "rank": 8},
         {"rank": 16, "execution": {"plugin": "zero2"} | CHECKPOINTING, "supervised": 100},
         {"rank": 16, "dropout": 0.1, "execution": {"plugin": "hybrid"}},
+        {"rank": 16, "execution": {"plugin": "hybrid", "dtype": "fp16", "micro_batch_size": 1}},
         {"rank": 16, "execution": {"quantize": True, "optimizer": "adamw-8bit"}},
         {"rank": 16, "use_dora": True},
         {"kind": "full", "execution": {"plugin": "zero2-offload", "devices_per_trial": 2}},
