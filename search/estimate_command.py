@@ -89,6 +89,5 @@ def _execution(profile: Profile, changes: Mapping[str, Any]) -> ExecutionSetting
         execution = ExecutionSettings.model_validate({**profile.execution.model_dump(), **changes})
     except ValidationError as error:
         raise InputError(f"execution: {explain(error, ExecutionSettings)}") from error
-    # How many devices a sweep can use is its own matter.
-    check_plugin(execution.model_copy(update={"devices_per_trial": 1}), "cuda")
+    check_plugin(execution, "cuda")
     return execution

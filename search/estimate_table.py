@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from search.device_memory import FRAGMENTATION, RESERVE_BYTES
-from search.units import format_memory
+from search.units import GIB, format_memory
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -134,17 +134,17 @@ def _grid_table(fit: "Fit") -> "Table":
 
     sets = list(dict.fromkeys(cell.targets for cell in fit.grid))
     cells = {(cell.rank, cell.targets): cell for cell in fit.grid}
-    table = Table(title="predicted peak by rank and target set", title_justify="left")
+    table = Table(title="predicted peak in GiB by rank and target set", title_justify="left")
     table.add_column("rank", justify="right")
     for name in sets:
-        table.add_column(Text(name), justify="right")
+        table.add_column(Text(name), justify="right", overflow="fold")
     for rank in dict.fromkeys(cell.rank for cell in fit.grid):
         row = [cells[rank, name] for name in sets]
         table.add_row(
             str(rank),
             *(
                 Text(
-                    f"{format_memory(c.peak_bytes)} {'fits' if c.fits else 'no'}",
+                    f"{c.peak_bytes / GIB:.2f} {'fits' if c.fits else 'no'}",
                     "green" if c.fits else "red",
                 )
                 for c in row

@@ -7,6 +7,7 @@ when, and fails unless nodes came for the sweep, went after it, and nothing was 
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,15 @@ from tests.tiny import tiny_llama
 
 MOST_NODES = 2
 IDLE_MINUTES = 0.2
+HEAD_ID = "f" * 51 + "00000"  # what Ray's fake provider calls the head
+# The second version of the autoscaler, which `ray up` starts, too (ray/autoscaler/_private/commands.py).
+FAKE_CLUSTER = {
+    "RAY_FAKE_CLUSTER": "1",
+    "RAY_enable_autoscaler_v2": "1",
+    "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+}
 SWEEP = [
     "sweep", "--base-model", "model", "--data", "chat.jsonl", "--trials", "6", "--max-examples", "36",
     "--no-baseline", "--confirm", "0", "--out", "run", "--set", "execution.threads=1", *LEARNABLE,
@@ -37,7 +47,13 @@ def autoscaler(gcs_address: str) -> dict[str, Any]:
         "max_workers": MOST_NODES,
         "upscaling_speed": 1.0,
         "idle_timeout_minutes": IDLE_MINUTES,
-        "provider": {"type": "fake_multinode", "gcs_address": gcs_address},
+        "provider": {
+            "type": "external",  # Ray's wheel lacks the defaults of its fake_multinode
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "gcs_address": gcs_address,
+            "head_node_id": HEAD_ID,
+            "launch_multiple": True,
+        },
         "auth": {},
         "docker": {},
         "file_mounts": {},
@@ -96,9 +112,8 @@ def main() -> int:
         write_chat(folder / "chat.jsonl", 60)
         port = free_port()
         (folder / "autoscaler.json").write_text(json.dumps(autoscaler(f"{HOST}:{port}")))
-        extra = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         cluster = RayNodes(
-            folder / "r", own_environment(folder) | extra, "--num-cpus=0", "--include-dashboard=false",
+            folder / "r", own_environment(folder) | FAKE_CLUSTER, "--num-cpus=0", "--include-dashboard=false",
             f"--autoscaling-config={folder}/autoscaler.json", port=port,
         )  # fmt: skip
         try:
@@ -108,12 +123,11 @@ def main() -> int:
 
 
 def watch_sweep(cluster: RayNodes, folder: Path) -> int:
-    import os
-
-    os.environ |= {name: value for name, value in cluster.environment.items() if name.startswith("RAY_")}
+    user = {name: value for name, value in cluster.environment.items() if name not in FAKE_CLUSTER}
+    os.environ |= {name: value for name, value in user.items() if name.startswith("RAY_")}
     watch = Watch(cluster.address)
     command = [LORAFRONT, *SWEEP, "--address", cluster.address]
-    done = subprocess.run(command, cwd=folder, env=cluster.environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=user, capture_output=True, text=True)
     ended = time.monotonic() - watch.started
     print(f"{ended:6.1f} s: the sweep ended with exit code {done.returncode}; left over: {watch.left_over()}")
     print(done.stdout[:1500] + done.stderr)
@@ -123,6 +137,9 @@ def watch_sweep(cluster: RayNodes, folder: Path) -> int:
     most = max(workers for _, workers in watch.seen)
     ok = done.returncode == 0 and most == MOST_NODES and watch.workers() == 0 and not watch.left_over()
     print("as it should be" if ok else "NOT as it should be")
+    if not ok:
+        log = (cluster.folder / "session_latest" / "logs" / "monitor.log").read_text()
+        print(log[-4000:])
     return 0 if ok else 1
 
 

@@ -450,7 +450,7 @@ def test_the_whole_comparison_reaches_screen_json_figure_and_readme(
     report.print_table(results)
     assert "random search" in capsys.readouterr().out
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.MARKERS[0]}\nold\n{report.MARKERS[1]}\nafter\n")
+    readme.write_text("before\n<!-- replay:begin -->\nold\n<!-- replay:end -->\nafter\n")
     report.write_readme(results, readme)
     content = readme.read_text()
     assert content.startswith("before\n")

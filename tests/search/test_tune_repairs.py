@@ -54,9 +54,12 @@ def run_trials(trainable: type[tune.Trainable], folder: Path, count: int) -> lis
         return [last_line(str(result.error)) if result.error else "done" for result in tuner.fit()]
 
 
-def test_a_worker_that_dies_between_trials_fails_none(tmp_path: Path) -> None:
+def test_a_worker_that_dies_between_trials_fails_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import ray
 
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # Ray is imported already, and reads it only once
     configure_ray()
     ray.init(
         address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False

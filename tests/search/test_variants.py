@@ -9,6 +9,7 @@ import pytest
 from analysis.records import ExecutionVariant, RunPaths, TrialRecord
 from analysis.results import latest_trials, read_events
 from search.config import resolve_config
+from search.interrupts import Interrupts
 from search.journal import Journal
 from search.plan import SweepPlan
 from search.recorder import new_record
@@ -124,7 +125,7 @@ def test_a_profile_with_checkpointing_and_micro_batches_has_faster_variants() ->
 def test_variants_are_in_the_journal_of_a_completed_trial_and_of_no_other(tmp_path: Path) -> None:
     plan = plan_with()
     paths = RunPaths(tmp_path)
-    sweep = Sweep(plan, paths, "command")
+    sweep = Sweep(plan, paths, "command", Interrupts("interrupted"))
     whole = finished(plan)
     sweep.journal.trial("ended", whole)
     sweep.journal.trial("ended", whole.model_copy(update={"trial_id": "t0002", "status": "stopped"}))

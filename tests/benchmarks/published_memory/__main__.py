@@ -7,25 +7,22 @@ from search.environment import quiet_libraries
 from search.units import GIB
 from tests.benchmarks.published_memory.predict import predicted_bytes
 from tests.benchmarks.published_memory.rows import ROWS
-
-BEGIN, END = "<!-- published-memory:begin -->", "<!-- published-memory:end -->"
+from tests.benchmarks.tables import markdown, put_between
 
 
 def table() -> str:
     """A Markdown table of all rows, figures in GiB, and under it what is unknown of them, numbered."""
-    lines = [
-        "| run | published | predicted | difference | known? | left open |",
-        "| - | - | - | - | - | - |",
-    ]
+    columns = ("run", "published", "predicted", "difference", "known?", "left open")
+    lines = []
     gaps = list(dict.fromkeys(row.unknown for row in ROWS))
     for row in ROWS:
         predicted, note = predicted_bytes(row), gaps.index(row.unknown) + 1
-        lines.append(
-            f"| [{row.name}]({row.source}) | {row.published_bytes / GIB:.2f} | {predicted / GIB:.2f} | "
-            f"{predicted / row.published_bytes - 1:+.1%} | {'yes' if row.known else 'no'} | {note} |"
-        )
+        difference = f"{predicted / row.published_bytes - 1:+.1%}"
+        sizes = (f"{row.published_bytes / GIB:.2f}", f"{predicted / GIB:.2f}")
+        known = "yes" if row.known else "no"
+        lines.append((f"[{row.name}]({row.source})", *sizes, difference, known, str(note)))
     notes = [f"{number}. Open: {gap}." for number, gap in enumerate(gaps, 1)]
-    return "\n".join([*lines, "", *notes])
+    return "\n".join([markdown(columns, lines), "", *notes])
 
 
 def main() -> None:
@@ -38,9 +35,7 @@ def main() -> None:
     if arguments.readme is None:
         print(made)
         return
-    before, rest = arguments.readme.read_text().split(BEGIN)
-    _, after = rest.split(END)
-    arguments.readme.write_text(f"{before}{BEGIN}\n{made}\n{END}{after}")
+    put_between(arguments.readme, "published-memory", made)
 
 
 if __name__ == "__main__":

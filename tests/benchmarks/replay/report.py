@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from analysis.files import write_atomically
-from search.errors import InputError
 from tests.benchmarks.replay.compare import best_numbers
 from tests.benchmarks.replay.scores import LEVELS
+from tests.benchmarks.tables import markdown, put_between
 
-MARKERS = ("<!-- replay:begin -->", "<!-- replay:end -->")
 TARGET = 0.5  # of the best rival's compute at 95 %
 COLUMNS = (
     "competitor",
@@ -125,12 +124,5 @@ def write_readme(results: Mapping[str, Any], path: Path) -> None:
     Raises:
         InputError: the file does not hold both markers.
     """
-    try:
-        before, rest = path.read_text(encoding="utf-8").split(MARKERS[0])
-        _, after = rest.split(MARKERS[1])
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: must hold one {MARKERS[0]} and, after it, one {MARKERS[1]}") from error
-    lines = [" | ".join(row) for row in (COLUMNS, ["-"] * len(COLUMNS), *table_rows(results))]
-    table = "\n".join(f"| {line} |" for line in lines)
-    section = f"\n{table}\n\n{caption(results)}\n\n{verdict(results)}\n"
-    write_atomically(path, before + MARKERS[0] + section + MARKERS[1] + after)
+    table = markdown(COLUMNS, table_rows(results))
+    put_between(path, "replay", f"{table}\n\n{caption(results)}\n\n{verdict(results)}")

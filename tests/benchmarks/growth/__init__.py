@@ -1,0 +1,1 @@
+"""How makespan and the driver's time grow with trials, workers and data."""

@@ -1,0 +1,1 @@
+"""A whole sweep, ours against what people write with Ray Tune, Optuna, the Trainer and PEFT."""
