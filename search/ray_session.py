@@ -111,8 +111,6 @@ def start_ray(plan: "SweepPlan") -> None:
             log_to_driver=False,
             _node_ip_address="127.0.0.1",
             configure_logging=False,
-            # Ray takes its only node for dead after 15 missed answers in 25 s of a busy machine, and ends us with it.
-            _system_config={"health_check_failure_threshold": 60},
         )
     except Exception as error:
         raise BrokenEnvironmentError(

@@ -80,6 +80,6 @@ class Launched:
         return found
 
     def workers(self) -> list[int]:
-        """The processes that run trials."""
-        named = self.processes().items()
-        return [pid for pid, line in named if line.startswith("ray::") and "IDLE" not in line]
+        """The processes that run trials, by Ray's names for them; its own agents begin with ``ray::``, too."""
+        names = ("ray::LoraTrial", "ray::ResourceTrainable")
+        return [pid for pid, line in self.processes().items() if line.startswith(names)]
