@@ -9,6 +9,7 @@ from analysis.records import RunPaths, TrialRecord
 from search.config import resolve_config
 from search.confirm import GivenTrials, confirm_config, replicate_specs
 from search.history import checkpoint_of
+from search.interrupts import Interrupts
 from search.journal import Journal
 from search.plan import BASELINE_ID, Machine, SweepPlan
 from search.recorder import new_record
@@ -85,7 +86,7 @@ def test_given_trials_are_handed_out_once() -> None:
 def test_full_fine_tuning_that_cannot_fit_is_infeasible_with_its_prediction(
     tmp_path: Path, memory_bytes: int, is_refused: bool
 ) -> None:
-    sweep = Sweep(plan_with(memory_bytes), RunPaths(tmp_path), "lorafront sweep")
+    sweep = Sweep(plan_with(memory_bytes), RunPaths(tmp_path), "lorafront sweep", Interrupts(""))
     for _ in range(2):  # also when the sweep is resumed
         sweep._refuse_hopeless_baseline()
     assert (BASELINE_ID in sweep.journal.trials) == is_refused
