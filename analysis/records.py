@@ -74,12 +74,12 @@ class TrialRecord(Record):
     """One trial: an element of ``trials`` in `front.json`, plus ``kind`` and its ``rungs``.
 
     The measured fields are None until the first rung is reached. ``checkpoint`` is the folder of the newest
-    adapter checkpoint, relative to the run folder when it lies inside. A ``replicate`` trains the config of the trial
-    ``replicate_of`` again with another seed, and is no trial of the search. ``adopted_from`` names the earlier sweep and
-    its trial that a record was taken over from. ``predicted_memory_bytes`` is what was predicted before the trial ran,
-    for its longest micro-batch; a trial that was refused was judged by that times ``memory_correction``, where there is
-    one. In `front.json` a confirmed trial's ``test_loss`` is the mean over its replicates. ``restarted`` is why a
-    trial went on from its last rung on another worker.
+    adapter checkpoint, relative to the run folder; one outside of it is never read. A ``replicate`` trains the config
+    of the trial ``replicate_of`` again with another seed, and is no trial of the search. ``adopted_from`` names the
+    earlier sweep and its trial that a record was taken over from. ``predicted_memory_bytes`` is what was
+    predicted before the trial ran, for its longest micro-batch; a trial that was refused was judged by that
+    times ``memory_correction``, where there is one. In `front.json` a confirmed trial's ``test_loss`` is the
+    mean over its replicates. ``restarted`` is why a trial went on from its last rung on another worker.
     """
 
     trial_id: str

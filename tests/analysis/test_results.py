@@ -115,10 +115,11 @@ def test_an_unknown_shape_of_sweep_yaml_is_read_leniently(run_dir: Path) -> None
     assert len(run.front.trials) == 16
 
 
-def test_checkpoints_are_relative_to_the_run_or_absolute(run: Run, run_dir: Path) -> None:
+def test_checkpoints_lie_in_the_run_folder_or_are_none(run: Run, run_dir: Path) -> None:
     def record(checkpoint: str | None) -> TrialRecord:
         return TrialRecord(trial_id="a", config={}, checkpoint=checkpoint)
 
     assert run.checkpoint_dir(record("tune/x")) == run_dir / "tune/x"
-    assert run.checkpoint_dir(record("/elsewhere/x")) == Path("/elsewhere/x")
+    assert run.checkpoint_dir(record(str(run_dir.resolve() / "tune/x"))) == run_dir.resolve() / "tune/x"
+    assert run.checkpoint_dir(record("/elsewhere/x")) is None
     assert run.checkpoint_dir(record(None)) is None

@@ -59,6 +59,7 @@ def share_found(number: int, maker: Maker, seed: int) -> float:
     return hypervolume([done.point for done in run.completions], zdt.reference) / zdt.hypervolume
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_our_worst_search_is_better_than_the_best_random_one(number: int) -> None:
     found = [share_found(number, ours(), seed) for seed in range(2)]

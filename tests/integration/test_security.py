@@ -1,10 +1,6 @@
 """A real sweep against a real MLflow server with credentials: who listens where, and what is written down."""
 
-import os
-import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,6 +11,7 @@ import psutil
 import pytest
 
 from tests.integration.conftest import LEARNABLE, LORAFRONT, environment, lorafront
+from tests.integration.test_tracking_outage import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -26,43 +23,12 @@ SWEEP = [
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """Address and folder of an MLflow server on loopback."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/m.db",
-        "--artifacts-destination",
-        str(folder / "a"),
-    ]
-    process = subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        for _ in range(600):
-            with socket.socket() as client:
-                if client.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield f"127.0.0.1:{port}", folder
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An MLflow server on loopback."""
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.close()
 
 
 def listeners(process: psutil.Process) -> set[str]:
@@ -84,9 +50,9 @@ def logs() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def swept(workshop: Path, server: tuple[str, Path], logs: Path) -> tuple[Path, set[str], str]:
+def swept(workshop: Path, server: Server, logs: Path) -> tuple[Path, set[str], str]:
     """Run folder, where its processes listened, and all that was printed."""
-    uri = f"http://ann:{SECRET}@{server[0]}"
+    uri = server.uri.replace("://", f"://ann:{SECRET}@")
     command = [LORAFRONT, *map(str, SWEEP), "--tracking-uri", uri]
     env = environment(workshop) | {"RAY_TMPDIR": str(logs), "MLFLOW_TRACKING_TOKEN": f"token-{SECRET}"}
     addresses: set[str] = set()
@@ -112,25 +78,25 @@ def test_everything_listens_on_loopback(swept: tuple[Path, set[str], str]) -> No
 
 
 def test_credentials_are_written_nowhere(
-    swept: tuple[Path, set[str], str], server: tuple[str, Path], logs: Path
+    swept: tuple[Path, set[str], str], server: Server, logs: Path
 ) -> None:
     run, _, printed = swept
     assert SECRET not in printed
     assert "MLFLOW_TRACKING_PASSWORD" in printed  # how to resume
-    folders = (run, server[1], logs)
+    folders = (run, server.database.parent, logs)
     files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
-    assert {"sweep.yaml", "trials.jsonl", "report.html", "m.db", "gcs_server.out"} <= {
+    assert {"sweep.yaml", "trials.jsonl", "report.html", "server.db", "gcs_server.out"} <= {
         file.name for file in files
     }
     assert [file for file in files if SECRET.encode() in file.read_bytes()] == []
-    assert f"tracking_uri: http://{server[0]}" in (run / "sweep.yaml").read_text()
+    assert f"tracking_uri: {server.uri}" in (run / "sweep.yaml").read_text()
 
 
 def test_the_server_got_the_sweep_and_a_resumed_one_asks_it_again(
-    swept: tuple[Path, set[str], str], server: tuple[str, Path], workshop: Path
+    swept: tuple[Path, set[str], str], server: Server, workshop: Path
 ) -> None:
     run = swept[0]
-    assert (server[1] / "a").is_dir()
+    assert server.losses() > 0
     done = lorafront("resume", run, cwd=workshop)
     assert done.returncode == 0, done.stdout + done.stderr
     assert SECRET not in done.stdout + done.stderr + (run / "trials.jsonl").read_text()
