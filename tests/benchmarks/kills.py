@@ -1,6 +1,6 @@
 """A sweep that is killed again and again, against one that is not: nothing may be lost, counted twice, or different.
 
-    python -m tests.benchmarks.kills [--kills 20] [--seed 0] [--trials 12] [--folder FOLDER]
+    python -m tests.benchmarks.kills [--kills 20] [--seed 0] [--trials 14] [--folder FOLDER]
 
 Every launch is ended by SIGKILL at a seeded random moment: seconds after its start, some lines of trials.jsonl later,
 or as soon as a certain file is being written (the study, MLflow's database, front.json, a checkpoint). Half of the kills
@@ -29,18 +29,17 @@ from tests.tiny import tiny_llama
 SAME = ("status", "config", "eval_loss", "eval_loss_stderr", "peak_memory_bytes", "seed", "kind")
 # Present only while something is written; `checkpoint_` folders by their temporary name or as they appear.
 WRITTEN = ("optuna.db-journal", "mlflow.db-journal", ".front.json.*.tmp", "tune/*/*/checkpoint_*")
-LONGEST_START_SECONDS = 25.0
 
 
-def moments(run: Path, dice: random.Random) -> tuple[str, Callable[[], bool]]:
+def moments(run: Path, dice: random.Random, start_seconds: float) -> tuple[str, Callable[[], bool]]:
     """A random moment, in words and as a question whether it has come."""
     kind = dice.choice(("time", "line", "line", "file"))
     began = time.monotonic()
     if kind == "time":
-        seconds = dice.uniform(0.5, LONGEST_START_SECONDS)
+        seconds = dice.uniform(0.5, 1.2 * start_seconds)
         return f"{seconds:.1f} s after the start", lambda: time.monotonic() - began > seconds
     if kind == "line":
-        size = lines(run) + dice.randint(1, 6)
+        size = lines(run) + dice.randint(1, 5)
         pause = dice.uniform(0, 0.05)
         return (
             f"{pause * 1000:.0f} ms after line {size}",
@@ -56,9 +55,24 @@ def lines(run: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def kill_once(launched: Launched, dice: random.Random) -> str | None:
+def run_undisturbed(folder: Path, sweep: list[Any]) -> float:
+    """The sweep that nobody kills. Returns the seconds to its first result."""
+    run, began = folder / "undisturbed", time.monotonic()
+    quiet = Launched(*sweep, "--out", run, cwd=folder, run=run)
+    quiet.wait_for('"event":"result"')
+    start_seconds = time.monotonic() - began
+    stdout, stderr = quiet.process.communicate(timeout=1800)
+    assert quiet.process.returncode == 0, stdout + stderr
+    print(
+        f"undisturbed: {lines(run)} lines in trials.jsonl, {start_seconds:.0f} s to the first result",
+        flush=True,
+    )
+    return start_seconds
+
+
+def kill_once(launched: Launched, dice: random.Random, start_seconds: float) -> str | None:
     """Kill a launch at a random moment. Returns what was done; None if it had ended before."""
-    words, has_come = moments(launched.run, dice)
+    words, has_come = moments(launched.run, dice, start_seconds)
     while not has_come():
         if launched.process.poll() is not None:
             return None
@@ -100,7 +114,7 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--trials", type=int, default=14)
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     folder = (arguments.folder or Path(tempfile.mkdtemp(prefix="lorafront-kills-"))).resolve()
@@ -108,16 +122,14 @@ def main() -> None:
     tiny_llama(folder / "model")
     write_chat(folder / "chat.jsonl", 60)
     sweep = [*TINY_SWEEP, "--trials", arguments.trials]
-    quiet = lorafront(*sweep, "--out", "undisturbed", cwd=folder, timeout=1800)
-    assert quiet.returncode == 0, quiet.stdout + quiet.stderr
-    print(f"undisturbed: {lines(folder / 'undisturbed')} lines in trials.jsonl", flush=True)
+    start_seconds = run_undisturbed(folder, sweep)
 
     run, dice, killed = folder / "killed", random.Random(arguments.seed), 0
     launches: list[Launched] = []
     while killed < arguments.kills:
         command = ["resume", run] if (run / "sweep.yaml").exists() else [*sweep, "--out", run]
         launches.append(Launched(*command, cwd=folder, run=run))
-        done = kill_once(launches[-1], dice)
+        done = kill_once(launches[-1], dice, start_seconds)
         if done is None:
             break
         killed += 1

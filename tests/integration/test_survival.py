@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from tests.integration.agreement import disagreements, journal_trials
 from tests.integration.conftest import TINY_SWEEP, lorafront
 from tests.integration.launched import Launched, wait_until
+from tests.integration.ray_nodes import HOST, RayNodes, own_environment
 from tests.integration.test_sweep import last_states
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -144,29 +146,22 @@ def test_the_study_and_mlflow_agree_with_the_journal(survivor: Path) -> None:
     assert disagreements(survivor) == []
 
 
+@pytest.mark.skipif(not HOST, reason="needs an address other than loopback")
 def test_two_sweeps_share_a_cluster_and_an_output_folder(workshop: Path, tmp_path: Path) -> None:
-    import ray
+    with tempfile.TemporaryDirectory(prefix="lf-", dir="/tmp") as folder:
+        nodes = RayNodes(Path(folder), own_environment(workshop), "--num-cpus=2", "--include-dashboard=false")
+        try:
+            both = [launch_on(nodes, workshop, tmp_path / f"run{seed}", seed) for seed in range(2)]
+            for launched in both:
+                code, stdout, stderr = launched.end()
+                assert code == 0, stdout + stderr
+                assert disagreements(launched.run) == []
+                assert len(journal_trials(launched.run)) == 2
+        finally:
+            nodes.close()
 
-    context = ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
-    )
-    try:
-        address = context.address_info["address"]
-        sweep = [*TINY_SWEEP, "--trials", 2, "--no-baseline", "--address", address]
-        both = [
-            Launched(
-                *sweep, "--seed", n, "--out", tmp_path / f"run{n}", cwd=workshop, run=tmp_path / f"run{n}"
-            )
-            for n in range(2)
-        ]
-        for launched in both:
-            code, stdout, stderr = launched.end()
-            assert code == 0, stdout + stderr
-            assert disagreements(launched.run) == []
-            assert len(journal_trials(launched.run)) == 2
-    finally:
-        ray.shutdown()
+
+def launch_on(nodes: RayNodes, cwd: Path, run: Path, seed: int) -> Launched:
+    sweep = [*TINY_SWEEP, "--trials", 2, "--no-baseline", "--address", nodes.address, "--seed", seed]
+    token = {name: value for name, value in nodes.environment.items() if name.startswith("RAY_AUTH")}
+    return Launched(*sweep, "--out", run, cwd=cwd, run=run, **token)
