@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _DARKEST, _PALEST = 0.05, 0.75
 # More front members than this get one colour and one legend entry.
 _MAX_COLORED = 8
+# Of trials off the front: more lines would hide each other, and make the page slow.
+_MOST_CURVES = 500
 
 
 def learning_curves_figure(front: Front) -> "Figure":
@@ -35,7 +37,8 @@ def learning_curves_figure(front: Front) -> "Figure":
     for group in (STOPPED, RUNNING, DOMINATED):
         trials = [trial for trial in front.trials if group_of(trial) is group and trial.rungs]
         if trials:
-            _add_curves(figure, trials, group.label.split(" (")[0], group.color, opacity=0.5, width=1.2)
+            shown = trials[:: -(-len(trials) // _MOST_CURVES)]
+            _add_curves(figure, shown, group.label.split(" (")[0], group.color, opacity=0.5, width=1.2)
     members = [trial for trial in front_members(front) if trial.rungs]
     if len(members) > _MAX_COLORED:
         _add_curves(figure, members, FRONT.label, FRONT.color, opacity=0.9, width=2.5)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _OBJECTIVE_TITLES = {"eval_loss": "eval loss", "peak_memory_bytes": "peak memory"}
 _OBJECTIVE_COLORS = {"eval_loss": "#0072b2", "peak_memory_bytes": "#e69f00"}
+# More lines would hide each other, and make the page slow: every so many-th trial is drawn then.
+_MOST_LINES = 1000
 
 
 def importance_figure(importances: Sequence[Importance]) -> "Figure":
@@ -71,6 +73,7 @@ def parallel_coordinates_figure(front: Front) -> "Figure | None":
 
     losses, _ = comparable_losses(front.trials)
     trials = [t for t in front.trials if t.trial_id in losses and t.peak_memory_bytes is not None]
+    trials = trials[:: -(-len(trials) // _MOST_LINES) or 1]
     dimensions = searched_dimensions(trials)
     if len(trials) < 2 or not dimensions:
         return None

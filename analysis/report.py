@@ -10,7 +10,7 @@ from analysis.files import write_atomically
 from analysis.headline import claims, recommended
 from analysis.memory_error import memory_rows
 from analysis.report_execution import execution_groups, plugins_differ
-from analysis.report_table import table_columns, table_rows
+from analysis.report_table import rows_left_out, table_columns, table_rows
 from analysis.report_view import (
     commands,
     measured_rows,
@@ -66,6 +66,7 @@ def _context(run: Run) -> dict[str, Any]:
         "sweep_rows": sweep_rows(run),
         "columns": [short_label(key) for key in table_columns(run)],
         "rows": table_rows(run),
+        "rows_left_out": rows_left_out(run),
         "confirmed": confirmed_rows(run.front),
         "against_full": against_full_rows(run.front),
         "execution_groups": execution_groups(run),

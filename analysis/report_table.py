@@ -16,6 +16,10 @@ _ALWAYS_SHOWN = ("rank", "alpha", "targets", "learning_rate", "batch_size")
 _FULL_KEYS = ("learning_rate", "batch_size", "weight_decay", "warmup_ratio")
 
 
+# More would make the page slow: a row has about 2 KB.
+MOST_ROWS = 1000
+
+
 @dataclass(frozen=True)
 class Cell:
     """A table cell: its text, and what it sorts by (None sorts last)."""
@@ -41,9 +45,14 @@ def table_columns(run: Run) -> list[str]:
     return first + [key for key in varying_keys(run.front.trials) if key not in first]
 
 
+def rows_left_out(run: Run) -> int:
+    """How many trials the table leaves out."""
+    return max(0, len(run.front.trials) - MOST_ROWS)
+
+
 def table_rows(run: Run) -> list[Row]:
-    """All trials, front members first, full fine-tuning last."""
-    trials = ordered_trials(run.front)
+    """The first `MOST_ROWS` trials, front members and the best first, full fine-tuning last."""
+    trials = ordered_trials(run.front)[:MOST_ROWS]
     if run.full_trial is not None:
         trials.append(run.full_trial)
     best = recommended(run.front)

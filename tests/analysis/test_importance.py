@@ -134,3 +134,13 @@ def test_dimensions_of_any_type_and_zeros_work() -> None:
 def test_optuna_says_nothing_on_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     hyperparameter_importance(sweep_where_only_the_rate_matters(8), "eval_loss")
     assert capfd.readouterr().err == ""
+
+
+def test_of_very_many_trials_a_sample_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = sweep_where_only_the_rate_matters(40)
+    monkeypatch.setattr("analysis.importance.MOST_TRIALS", 25)
+    found = hyperparameter_importance(trials, "eval_loss")
+    assert found.num_trials == 25
+    assert found.basis.endswith("a random 25 of them")
+    assert next(iter(found.shares)) == "learning_rate"
+    assert found == hyperparameter_importance(trials, "eval_loss")

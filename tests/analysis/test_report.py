@@ -218,3 +218,20 @@ def test_writing_is_atomic_and_a_missing_folder_is_an_os_error(run: Run, tmp_pat
 def test_events_with_a_new_kind_of_fact_are_passed_through(run: Run) -> None:
     event = Event(event="sweep", time="t", sweep={"new": [1, {"x": None}]})
     assert Event.model_validate_json(event.model_dump_json()) == event
+
+
+def test_the_page_of_very_many_trials_shows_the_best_and_says_what_it_leaves_out(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {row.trial.trial_id for row in table_rows(run)}
+    members = {trial.trial_id for trial in run.front.trials if trial.on_front}
+    monkeypatch.setattr("analysis.report_table.MOST_ROWS", len(members))
+    monkeypatch.setattr("analysis.figure_curves._MOST_CURVES", 1)
+    monkeypatch.setattr("analysis.figure_settings._MOST_LINES", 2)
+    shown = {row.trial.trial_id for row in table_rows(run)} - {"baseline"}
+    assert shown == members < whole
+    page = render_report(run)
+    assert f"{len(run.front.trials) - len(members)} more, the worst by loss" in page
+    figures = embedded_figures(outline(run))
+    (lines,) = [trace for trace in figures["parallel_coordinates"]["data"] if trace["type"] == "parcoords"]
+    assert all(len(axis["values"]) <= 2 for axis in lines["dimensions"])
