@@ -25,7 +25,7 @@ def environment(cwd: Path) -> dict[str, str]:
     return {**os.environ, **own}
 
 
-def lorafront(*arguments: object, cwd: Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def lorafront(*arguments: object, cwd: Path, timeout: float = 900) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does."""
     command = [LORAFRONT, *map(str, arguments)]
     return subprocess.run(

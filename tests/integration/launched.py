@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.integration.conftest import LORAFRONT, environment
 
-WAIT_SECONDS = 240  # for a busy machine; nothing here asserts how long something takes
+WAIT_SECONDS = 900  # for a busy machine; nothing here asserts how long something takes
 
 
 def wait_until(condition: Callable[[], Any]) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.integration.conftest import lorafront
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(1500)
 
 
 @pytest.mark.parametrize(

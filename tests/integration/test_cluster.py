@@ -17,7 +17,7 @@ from tests.integration.ray_nodes import HOST, RAY, RayNodes, is_training, own_en
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1500),
     pytest.mark.skipif(not HOST, reason="needs an address other than loopback"),
 ]
 # What a node sees when it has not mounted the folders: its own empty ones.
@@ -91,7 +91,7 @@ def test_a_node_without_storage_or_model_is_named_before_anything_runs(
 ) -> None:
     unfit = nodes.add(prefix=IN_OWN_WORLD, HIDDEN=f"{workshop}/shared {workshop}/model")
     process = start(nodes, workshop, "--out", "shared/refused")
-    printed, _ = process.communicate(timeout=300)
+    printed, _ = process.communicate(timeout=900)
     nodes.kill(unfit)
     assert process.returncode == 2, printed
     line = printed.splitlines()[-1]
@@ -104,7 +104,7 @@ def test_a_node_without_storage_or_model_is_named_before_anything_runs(
 
 def test_a_cluster_that_wants_another_token_is_no_place(nodes: RayNodes, workshop: Path) -> None:
     process = start(nodes, workshop, "--out", "shared/refused", RAY_AUTH_TOKEN="0" * 64)
-    printed, _ = process.communicate(timeout=300)
+    printed, _ = process.communicate(timeout=900)
     assert process.returncode == 2, printed
     assert printed.splitlines()[-1].startswith("error: cannot connect to the Ray cluster at ")
     assert not (workshop / "shared" / "refused").exists()
@@ -126,7 +126,7 @@ def test_nodes_come_and_die_and_nothing_is_lost(nodes: RayNodes, workshop: Path)
         nodes.add(prefix=IN_OWN_WORLD, HIDDEN=f"{workshop}/model")
     nodes.add()
     nodes.kill(staying)  # now there is the node that joined, or nothing
-    printed, _ = process.communicate(timeout=400)
+    printed, _ = process.communicate(timeout=900)
     assert process.returncode == 0, printed
     unfit = re.search(r"a node joined that gets no trials: \S+ \(node \w+\) lacks base model: ", printed)
     assert bool(unfit) == CAN_HIDE, printed

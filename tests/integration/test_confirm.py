@@ -14,7 +14,7 @@ import pytest
 from tests.integration.conftest import LEARNABLE, LORAFRONT, environment, lorafront
 from tests.integration.test_sweep import last_states
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 SWEEP = [
     "sweep", "--base-model", "model", "--data", "chat.jsonl", "--trials", 3, "--max-examples", 9, "--confirm", 2,
@@ -34,7 +34,7 @@ def confirmed(workshop: Path) -> Path:
     process = subprocess.Popen(
         command, cwd=workshop, env=environment(workshop), stdout=subprocess.DEVNULL, start_new_session=True
     )
-    journal, deadline = run / "trials.jsonl", time.monotonic() + 180
+    journal, deadline = run / "trials.jsonl", time.monotonic() + 600
     while not (journal.exists() and re.search('"event":"ended".*"kind":"replicate"', journal.read_text())):
         assert process.poll() is None
         assert time.monotonic() < deadline

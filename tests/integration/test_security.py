@@ -13,7 +13,7 @@ import pytest
 from tests.integration.conftest import LEARNABLE, LORAFRONT, environment, lorafront
 from tests.integration.test_tracking_outage import Server
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 SECRET = "correct-horse-battery"
 SWEEP = [

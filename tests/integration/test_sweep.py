@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.conftest import LEARNABLE, lorafront
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 def last_states(run: Path) -> dict[str, dict[str, Any]]:

@@ -19,7 +19,7 @@ from tests.integration.agreement import disagreements, rows
 from tests.integration.conftest import TINY_SWEEP, lorafront
 from tests.integration.launched import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 class Server:

@@ -28,7 +28,7 @@ from trainables.modules import LLAMA_MODULES
 from trainables.settings import TrialConfig
 from trainables.worker import Worker
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 CONFIG = TrialConfig(rank=8, batch_size=4, learning_rate=3e-3, targets="all-linear")
 

@@ -14,7 +14,7 @@ from search.ray_session import configure_ray
 from search.trial_errors import last_line
 from search.tune_repairs import RepairedActorManager, repaired
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 class DiesOnTakingOver(tune.Trainable):
