@@ -45,9 +45,12 @@ def moments(run: Path, dice: random.Random, start_seconds: float) -> tuple[str, 
             f"{pause * 1000:.0f} ms after line {size}",
             lambda: lines(run) >= size and not time.sleep(pause),
         )
-    pattern, known = dice.choice(WRITTEN), set[Path]()
-    known |= set(run.glob(pattern))
-    return f"as {pattern} is written", lambda: bool(set(run.glob(pattern)) - known)
+    pattern, latest = (
+        dice.choice(WRITTEN),
+        lines(run) + 6,
+    )  # files that are there for less than a look are missed
+    known = set(run.glob(pattern))
+    return f"as {pattern} is written", lambda: bool(set(run.glob(pattern)) - known) or lines(run) >= latest
 
 
 def lines(run: Path) -> int:
