@@ -32,25 +32,21 @@ WRITTEN = ("optuna.db-journal", "mlflow.db-journal", ".front.json.*.tmp", "tune/
 
 
 def moments(run: Path, dice: random.Random, start_seconds: float) -> tuple[str, Callable[[], bool]]:
-    """A random moment, in words and as a question whether it has come."""
+    """A random moment, in words and as a question whether it has come; 6 lines from now it has come in any case."""
     kind = dice.choice(("time", "line", "line", "file"))
-    began = time.monotonic()
+    began, size = time.monotonic(), lines(run)
     if kind == "time":
         seconds = dice.uniform(0.5, 1.2 * start_seconds)
-        return f"{seconds:.1f} s after the start", lambda: time.monotonic() - began > seconds
-    if kind == "line":
-        size = lines(run) + dice.randint(1, 5)
-        pause = dice.uniform(0, 0.05)
-        return (
-            f"{pause * 1000:.0f} ms after line {size}",
-            lambda: lines(run) >= size and not time.sleep(pause),
-        )
-    pattern, latest = (
-        dice.choice(WRITTEN),
-        lines(run) + 6,
-    )  # files that are there for less than a look are missed
-    known = set(run.glob(pattern))
-    return f"as {pattern} is written", lambda: bool(set(run.glob(pattern)) - known) or lines(run) >= latest
+        words, has_come = f"{seconds:.1f} s after the start", lambda: time.monotonic() - began > seconds
+    elif kind == "line":
+        more, pause = dice.randint(1, 5), dice.uniform(0, 0.05)
+        words = f"{pause * 1000:.0f} ms after {more} more lines"
+        has_come = lambda: lines(run) >= size + more and not time.sleep(pause)  # noqa: E731
+    else:
+        pattern = dice.choice(WRITTEN)
+        known = set(run.glob(pattern))
+        words, has_come = f"as {pattern} is written", lambda: bool(set(run.glob(pattern)) - known)
+    return words, lambda: has_come() or lines(run) >= size + 6
 
 
 def lines(run: Path) -> int:
