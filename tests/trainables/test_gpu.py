@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tiny import tiny_llama
-from trainables.data import PreparedData, prepare_data
-from trainables.modules import LLAMA_MODULES
-from trainables.settings import PLUGINS, DataSettings, ExecutionSettings, TrialConfig, TrialSpec
+from tests.trainables.shared_trials import spec
+from trainables.data import PreparedData
+from trainables.settings import PLUGINS, ExecutionSettings, TrialSpec
 from trainables.worker import Worker
 
 GPUS = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -35,34 +34,8 @@ EXECUTIONS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(folder: Path) -> PreparedData:
-    rows = folder.parent / "rows.csv"
-    lines = [f"what is {n}{' and so on' * (n % 5)}?,it is {n} of course\n" for n in range(60)]
-    rows.write_text("prompt,response\n" + "".join(lines))
-    settings = DataSettings(source=str(rows), seq_len=48)
-    return prepare_data(settings, str(folder), train_examples=25, seed=0, cache_dir=folder.parent)
-
-
-@pytest.fixture(scope="module")
 def worker(data: PreparedData) -> Worker:
     return Worker(data)
-
-
-def spec(folder: Path, devices: int = 1, kind: str = "lora", **execution: Any) -> TrialSpec:
-    return TrialSpec(
-        trial_id="t0001",
-        kind=kind,  # type: ignore[arg-type]
-        config=TrialConfig(learning_rate=1e-2 if kind == "lora" else 1e-3, batch_size=4, rank=4),
-        execution=ExecutionSettings(devices_per_trial=devices, **execution),
-        target_modules=() if kind == "full" else LLAMA_MODULES,
-        rungs=(5, 25),
-        base_model_path=str(folder),
-    )
 
 
 def losses(worker: Any, trial: TrialSpec) -> list[float]:

@@ -1,21 +1,23 @@
 """ZeRO and 4-bit base models on two devices, as far as that can be seen without a GPU (see `pretended_gpus`)."""
 
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.tiny import tiny_llama
 from tests.trainables.pretended_gpus import pretend, train_on_two
-from trainables.data import PreparedData, prepare_data
+from tests.trainables.shared_trials import spec as shared_spec
+from trainables.data import PreparedData
 from trainables.memory import innermost_optimizer
 from trainables.modules import LLAMA_MODULES
-from trainables.settings import DataSettings, ExecutionSettings, TrialConfig, TrialSpec
+from trainables.settings import TrialSpec
 from trainables.worker import Worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+spec = partial(shared_spec, threads=1)
 # With the tolerance to one device with ddp. ZeRO in bf16 rounds adapters to bf16 at every step, as ddp does not.
 CASES: list[tuple[dict[str, Any], float]] = [
     ({"plugin": "zero1", "dtype": "fp32", "micro_batch_size": 1}, 1e-5),
@@ -25,32 +27,6 @@ CASES: list[tuple[dict[str, Any], float]] = [
     ({"plugin": "zero2", "dtype": "bf16", "quantize": True}, 2e-3),
     ({"plugin": "ddp", "dtype": "bf16", "quantize": True}, 2e-3),
 ]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(folder: Path) -> PreparedData:
-    rows = folder.parent / "rows.csv"
-    lines = [f"what is {n}{' and so on' * (n % 5)}?,it is {n} of course\n" for n in range(60)]
-    rows.write_text("prompt,response\n" + "".join(lines))
-    settings = DataSettings(source=str(rows), seq_len=48)
-    return prepare_data(settings, str(folder), train_examples=25, seed=0, cache_dir=folder.parent)
-
-
-def spec(folder: Path, devices: int = 1, kind: str = "lora", **execution: Any) -> TrialSpec:
-    return TrialSpec(
-        trial_id="t0001",
-        kind=kind,  # type: ignore[arg-type]
-        config=TrialConfig(learning_rate=1e-2 if kind == "lora" else 1e-3, batch_size=4, rank=4),
-        execution=ExecutionSettings(threads=1, devices_per_trial=devices, **execution),
-        target_modules=() if kind == "full" else LLAMA_MODULES,
-        rungs=(5, 25),
-        base_model_path=str(folder),
-    )
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from search.errors import DivergedError
-from tests.tiny import tiny_llama
 from trainables.data import PreparedData, prepare_data
 from trainables.modules import LLAMA_MODULES
 from trainables.probe import MemoryProbe
@@ -16,11 +15,6 @@ from trainables.settings import DataSettings, ExecutionSettings, TrialConfig, Tr
 from trainables.worker import Worker
 
 pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

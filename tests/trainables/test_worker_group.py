@@ -12,12 +12,11 @@ import pytest
 import ray
 
 from search.errors import DivergedError, OutOfMemoryError, TrialError, WorkerLostError
-from tests.tiny import tiny_llama
-from trainables.data import PreparedData, prepare_data
+from trainables.data import PreparedData
 from trainables.group_member import PeerError, Whereabouts
 from trainables.losses import eval_batches, evaluate
 from trainables.modules import LLAMA_MODULES
-from trainables.settings import DataSettings, ExecutionSettings, TrialConfig, TrialSpec
+from trainables.settings import ExecutionSettings, TrialConfig, TrialSpec
 from trainables.shard import Shard
 from trainables.worker import Worker
 from trainables.worker_group import WorkerGroup
@@ -28,21 +27,6 @@ DEVICES = 2
 # gradients, adapters and their updates are fp32.
 FP32_TOLERANCE, BF16_TOLERANCE = 1e-5, 1e-3
 TIMEOUT_S = 15.0
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_llama(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(folder: Path) -> PreparedData:
-    """Examples of many lengths: rounds of 5 and 20 leave the last batch with one example, so one device with none."""
-    rows = folder.parent / "rows.csv"
-    lines = [f"what is {n}{' and so on' * (n % 5)}?,it is {n} of course\n" for n in range(60)]
-    rows.write_text("prompt,response\n" + "".join(lines))
-    settings = DataSettings(source=str(rows), seq_len=48)
-    return prepare_data(settings, str(folder), train_examples=25, seed=0, cache_dir=folder.parent)
 
 
 @pytest.fixture(scope="module")
