@@ -11,6 +11,13 @@ def is_inside(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
+def checkpoint_inside(root: Path, checkpoint: str | None) -> Path | None:
+    """The folder of a checkpoint on record in the run folder ``root``; one outside of it is none."""
+    if checkpoint is None or not is_inside(root / checkpoint, root):
+        return None
+    return root / checkpoint
+
+
 def check_links(folder: Path) -> None:
     """Make sure that no symbolic link in ``folder`` leads out of it, before anything is written there.
 

@@ -5,6 +5,7 @@ from statistics import median
 
 from analysis.records import Front, MemoryPrediction, TrialRecord
 from analysis.text import MISSING
+from search.units import counted
 
 
 def memory_ratio(trial: TrialRecord) -> float | None:
@@ -66,7 +67,7 @@ def prediction_text(front: Front) -> str | None:
     known = front.memory_prediction
     if known is None:
         return None
-    trials = f"{known.trials} trial{'' if known.trials == 1 else 's'}"
+    trials = counted(known.trials, "trial")
     median_error, largest = (error_text(e).lstrip("+") for e in (known.median_error, known.largest_error))
     return (
         f"Memory was predicted before {trials} ran: off by {median_error} in the median, {largest} at most."

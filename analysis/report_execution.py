@@ -31,7 +31,6 @@ class ExecutionGroup:
     trial_id: str
     is_recommended: bool
     eval_loss: str
-    batch: str
     rows: list[ExecutionRow]
 
 
@@ -43,7 +42,6 @@ def execution_groups(run: Run) -> list[ExecutionGroup]:
             trial_id=trial.trial_id,
             is_recommended=best is not None and trial.trial_id == best.trial_id,
             eval_loss=loss_text(trial.eval_loss),
-            batch=str(trial.config.get("batch_size", "")),
             rows=[_row(run, trial, variant) for variant in trial.execution_variants or ()],
         )
         for trial in front_members(run.front)

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from analysis.front import build_front, reference_point, sweep_facts
-from analysis.inside import is_inside
+from analysis.inside import checkpoint_inside
 from analysis.records import Base, Event, Front, RunPaths, TrialRecord
 from search.errors import InputError
 from search.yaml_io import read_yaml_mapping
@@ -42,9 +42,7 @@ class Run:
 
     def checkpoint_dir(self, trial: TrialRecord) -> Path | None:
         """The folder of the trial's newest checkpoint; one outside of the run folder is none."""
-        if trial.checkpoint is None or not is_inside(self.paths.root / trial.checkpoint, self.paths.root):
-            return None
-        return self.paths.root / trial.checkpoint
+        return checkpoint_inside(self.paths.root, trial.checkpoint)
 
 
 def read_events(path: Path) -> list[Event]:

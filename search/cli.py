@@ -9,6 +9,7 @@ import typer
 
 from search.environment import disable_telemetry, quiet_libraries
 from search.errors import LorafrontError, SweepError
+from search.interrupts import EXIT_CODE
 from search.terminal import PlainConsole, printable
 
 app = typer.Typer(
@@ -174,8 +175,8 @@ def estimate(
     debug: Annotated[bool, Flag("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Predict peak training memory before any GPU is used."""
-    from search.estimate import print_estimate
     from search.estimate_command import estimate_size
+    from search.estimate_table import print_estimate
 
     _one_of("--format", format_, ("table", "json"))
     with PlainConsole(stderr=True).status("tracing a training step without weights (kept for the next time)"):
@@ -260,7 +261,6 @@ def _fail(text: str) -> NoReturn:
 
 def _end(finished: bool, run_dir: Path) -> None:
     if not finished:
-        from search.interrupts import EXIT_CODE
         from search.launch import interrupted_text
 
         print(interrupted_text(run_dir), file=sys.stderr)
@@ -277,7 +277,7 @@ def main() -> None:
         sys.exit(app(args=sys.argv[1:] or ["--help"], standalone_mode=False))
     except KeyboardInterrupt:  # before a sweep begins: `search.interrupts` has it from then on
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(EXIT_CODE)
     except LorafrontError as error:
         _report_error(error, debug)
         sys.exit(1 if isinstance(error, SweepError) else 2)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search.errors import BrokenEnvironmentError
-from trainables.layer_memory import Device
 
 _LOOK_AGAIN_S = 2.0
 # For a machine to start and install what cluster.yaml installs: about ten minutes, so a shortage may last a while.
@@ -150,14 +149,6 @@ def await_node(demand: Demand, say: Callable[[str], None]) -> list[Node]:
     return nodes
 
 
-_joined: list[Device] = []  # the kind of device on which the cluster trains that this process has joined
-
-
-def joined_device() -> Device | None:
-    """``cuda`` or ``cpu`` as the cluster's nodes have it; None for a process that has joined none."""
-    return _joined[-1] if _joined else None
-
-
 def cluster_demand(devices: int, threads: int | None) -> Demand:
     """What a trial asks of the cluster that this process has joined: GPUs where a node has some, else cores.
 
@@ -166,5 +157,4 @@ def cluster_demand(devices: int, threads: int | None) -> Demand:
     nodes = alive_nodes()
     has_gpu, has_cpu = (any(n.resources.get(kind, 0) >= 1 for n in nodes) for kind in ("GPU", "CPU"))
     on_gpu = has_gpu or not (has_cpu or threads)
-    _joined.append("cuda" if on_gpu else "cpu")
     return Demand(gpus=1, devices=devices) if on_gpu else Demand(cpus=threads or 1, devices=devices)

@@ -9,6 +9,7 @@ from analysis.records import RunPaths
 from search.cluster import Capacity, Cluster, Demand, Node, await_node, cluster_demand
 from search.errors import BrokenEnvironmentError
 from search.node_check import Needs, NodeFacts, find_lacking, installed_versions, look_around
+from search.units import counted
 
 if TYPE_CHECKING:
     from search.config import SweepConfig
@@ -97,12 +98,11 @@ def join_cluster(config: "SweepConfig", say: Callable[[str], None]) -> Cluster:
     facts = survey(await_node(demand, say))
     gpus = [name for each in facts.values() for name in each.gpus]
     kind = f"{len(gpus)} x {gpus[0]}" if demand.gpus and gpus else f"{demand.describe()} a trial"
-    count = f"{len(facts)} node{'' if len(facts) == 1 else 's'}"
     return Cluster(
         demand,
         Capacity(demand, config.trials, config.concurrent),
         tuple(facts),
-        f"{count} of the cluster at {config.address}, {kind}",
+        f"{counted(len(facts), 'node')} of the cluster at {config.address}, {kind}",
         min(_device_memory(node, each, demand) for node, each in facts.items()),
         say,
     )

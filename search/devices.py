@@ -7,6 +7,7 @@ from search.config import SweepConfig
 from search.environment import cpu_budget
 from search.errors import InputError
 from search.space import Choices
+from search.units import counted
 from trainables.plugins import check_plugin
 from trainables.settings import TrialConfig
 
@@ -24,7 +25,7 @@ def check_devices(config: SweepConfig, gpus: int, cores: int) -> None:
     if config.address is None and devices > max(1, there_are):
         kind = "GPU" if gpus else "CPU core"
         raise InputError(
-            f"execution.devices_per_trial {devices}: this machine has {there_are} {kind}{'' if there_are == 1 else 's'}"
+            f"execution.devices_per_trial {devices}: this machine has {counted(there_are, kind)}"
         )
 
 

@@ -3,13 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from search.device_memory import device_memory_bytes as device_memory_bytes
 from search.errors import InputError
 from search.estimate_fit import MOST_EXAMPLES, MOST_TOKENS, what_fits
-from search.estimate_fit import largest as largest
-from search.estimate_result import Breakdown
-from search.estimate_result import EstimateResult as EstimateResult
-from search.estimate_table import print_estimate as print_estimate
+from search.estimate_result import Breakdown, EstimateResult
 from trainables.memory_model import Device, Kind, PredictedMemory, per_device_batch, predict_peak
 from trainables.parameter_counts import count_parameters, linear_shapes, trainable_parameters
 from trainables.settings import Architecture, ExecutionSettings, TrialConfig

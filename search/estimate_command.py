@@ -8,8 +8,9 @@ from pydantic import ValidationError
 from search.config import explain, parse_overrides
 from search.device_memory import device_memory_bytes
 from search.errors import InputError
-from search.estimate import EstimateResult, Predict, estimate
+from search.estimate import Predict, estimate
 from search.estimate_model import find_model
+from search.estimate_result import EstimateResult
 from search.sizes import Profile
 from search.space import DIMENSION_NAMES, SearchSpace
 from trainables.modules import TARGET_SETS, resolve_targets

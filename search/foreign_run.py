@@ -3,7 +3,7 @@
 import re
 
 from analysis.inside import check_links
-from analysis.records import RunPaths
+from analysis.records import Event, RunPaths
 from analysis.results import latest_trials, read_events
 from search.errors import InputError
 
@@ -15,14 +15,15 @@ _TRIAL_ID = {
 }
 
 
-def check_own(paths: RunPaths) -> None:
-    """Make sure that going on with a run writes nowhere but into its folder.
+def check_own(paths: RunPaths) -> list[Event]:
+    """The events of a run, after making sure that going on with it writes nowhere but into its folder.
 
     Raises:
         InputError: a link leads out of the folder, or a trial has a name that this program gives to none.
     """
     check_links(paths.root)
-    trials = latest_trials(read_events(paths.trials_jsonl)) if paths.trials_jsonl.exists() else {}
-    for name, trial in trials.items():
+    events = read_events(paths.trials_jsonl) if paths.trials_jsonl.exists() else []
+    for name, trial in latest_trials(events).items():
         if not _TRIAL_ID[trial.kind].fullmatch(name):
             raise InputError(f"{paths.trials_jsonl}: {name!r} is no name of a {trial.kind} trial")
+    return events

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from analysis.inside import is_inside
+from analysis.inside import checkpoint_inside
 from analysis.records import RunPaths, TrialRecord
 from search.journal import Journal
 from search.plan import BASELINE_ID, SweepPlan
@@ -33,10 +33,8 @@ def trial_config(trial: TrialRecord) -> TrialConfig:
 
 def checkpoint_of(trial: TrialRecord, paths: RunPaths) -> str | None:
     """The folder from which a trial can go on; None where there is none (any more) in the run folder."""
-    if trial.checkpoint is None or not is_inside(paths.root / trial.checkpoint, paths.root):
-        return None
-    folder = (paths.root / trial.checkpoint).resolve()
-    return str(folder) if (folder / "state.json").exists() else None
+    folder = checkpoint_inside(paths.root, trial.checkpoint)
+    return str(folder.resolve()) if folder is not None and (folder / "state.json").exists() else None
 
 
 def settle(journal: Journal, full: int) -> list[TrialRecord]:

@@ -22,6 +22,7 @@ from search.run_lock import locked
 from search.storage_errors import storage_stop
 from search.tracking import Tracker, local_tracking
 from search.tracking_uri import tracking_problem
+from search.units import counted
 from search.warm_start import read_warm_start
 
 CLOSING_SECONDS = 4.0  # for MLflow to take what is left, when a sweep ends before its time
@@ -55,23 +56,20 @@ def resume_sweep(run_dir: Path, console: Console) -> bool:
     if not paths.sweep_yaml.is_file():
         raise InputError(f"{run_dir} is not a run folder: it has no sweep.yaml")
     with locked(run_dir):
-        check_own(paths)
+        earlier = check_own(paths)
         remove_leftovers(run_dir)
         config = resolve_config(None, config_file=paths.sweep_yaml)
         config = config.model_copy(update={"tracking_uri": with_credentials(config.tracking_uri)})
         _check_tracking(config, console)
         plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
-        _check_same_data(run_dir, plan.data.fingerprint)
+        _check_same_data(run_dir, earlier, plan.data.fingerprint)
         return _run(plan, paths, f"lorafront resume {run_dir}", console)
 
 
-def _check_same_data(run_dir: Path, fingerprint: str) -> None:
+def _check_same_data(run_dir: Path, earlier: list[Event], fingerprint: str) -> None:
     from analysis.front import sweep_facts
-    from analysis.results import read_events
 
-    path = RunPaths(run_dir).trials_jsonl
-    earlier = sweep_facts(read_events(path)).get("data", {}) if path.exists() else {}
-    if earlier.get("fingerprint", fingerprint) != fingerprint:
+    if sweep_facts(earlier).get("data", {}).get("fingerprint", fingerprint) != fingerprint:
         raise InputError(
             f"the data or tokenizer of {run_dir} changed since it was started: trials would not compare"
         )
@@ -230,11 +228,6 @@ def _print_searched(front: Front, seeds: int, console: Console) -> None:
     text = f"Now training {members} again with {counted(seeds, 'new seed')} each; Ctrl-C keeps this result."
     console.print(text, highlight=False, soft_wrap=True)
     console.print()
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun, as in "3 new seeds"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def print_headline(front: Front, console: Console) -> None:

@@ -106,6 +106,16 @@ class SweepPlan:
     def _predictor(self) -> TrialPredictor:
         return TrialPredictor(self.architecture, self.machine.device, LongestBatches(self.data))
 
+    @cached_property
+    def train_tokens(self) -> int:
+        """Tokens of all training examples."""
+        return sum(len(example.input_ids) for example in self.data.train)
+
+    @cached_property
+    def supervised_tokens(self) -> int:
+        """Those of them that belong to an answer."""
+        return sum(int(example.supervised.sum()) for example in self.data.train)
+
     def predict_memory(self, spec: TrialSpec) -> int:
         """Predicted peak bytes of one device of a trial, with its spec's execution, on its longest micro-batch."""
         return self._predictor.bytes_of(spec)
@@ -207,15 +217,21 @@ def make_plan(config: SweepConfig, say: Callable[[str], None]) -> SweepPlan:
     data = prepare_data(
         config.data, str(base), train_examples=config.max_examples, seed=config.seed, cache_dir=cache_root()
     )
-    baseline = full_length_bytes(config, architecture, config.baseline_config(), (), "full")
-    machine = find_cluster(config, say) if config.address else find_machine(config, baseline)
+    if config.address is not None:
+        machine = find_cluster(config, say)
+    else:
+        baseline = full_length_bytes(config, architecture, config.baseline_config(), (), "full")
+        machine = find_machine(config, baseline)
     plan = SweepPlan(config, architecture, base, data, targets, machine)
     _check_budget(plan)
     return plan
 
 
 def _check_budget(plan: SweepPlan) -> None:
-    """A budget that not even the smallest config meets is a mistake, not a search."""
+    """A budget that not even the smallest config meets is a mistake, not a search.
+
+    Without a budget the prediction is made all the same: it refuses what no trial of the space could be predicted for.
+    """
     from search.units import format_memory
 
     budget, least = plan.config.memory_budget, plan.least_memory()

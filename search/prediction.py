@@ -10,7 +10,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from search.cluster import joined_device
 from search.config import SweepConfig
 from search.longest_batch import LongestBatches, MicroBatch
 from search.space import Choices
@@ -69,8 +68,8 @@ def full_length_bytes(
 
 
 def device_type() -> Device:
-    """What the cluster that was joined trains on, else this machine. Without torch: its device files tell."""
-    return joined_device() or ("cuda" if Path("/dev/nvidiactl").exists() else "cpu")
+    """What this machine trains on; without importing torch, as the driver's device files tell."""
+    return "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
 
 
 def corners(config: SweepConfig, targets: Mapping[str, tuple[str, ...]]) -> list[TrialConfig]:

@@ -165,7 +165,7 @@ class Recorder(Callback):
         # else: it was paused, which is recorded, or the sweep is shut down, and the trial stays resumable as `running`
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial raised, or its worker or node died: it will go on from its last rung, once.
+        """A trial raised, or its worker or node died: it will go on from its last rung, as often as `search.sweep` says.
 
         Raises:
             StorageError: the disk is the cause, which is no fault of the trial and would fail every other one, too.
@@ -176,7 +176,7 @@ class Recorder(Callback):
         )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial raised or its worker died a second time, or it was killed because it hung."""
+        """A trial raised or its worker died once too often, or it was killed because it hung."""
         self._raise_if_storage(trial)
         self._end(self._record(trial), "failed", self._why_killed(trial) or describe_failure(trial))
 

@@ -10,7 +10,7 @@ from search.interrupts import Interrupts
 from search.rung_clock import RungClock
 from search.units import format_duration
 
-# How long an interrupted sweep waits for checkpoints that are being written. With what comes after, the report and
+# How long an interrupted sweep waits for checkpoints that are being written. With what comes after, MLflow and
 # the end of Ray, it stops within 15 seconds.
 SAVING_SECONDS = 6.0
 

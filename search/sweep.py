@@ -96,7 +96,9 @@ class Sweep:
     def _facts(self) -> dict[str, Any]:
         """What the journal says of this launch."""
         config, plan = self.config, self.plan
-        reference = full_length_bytes(config, plan.architecture, config.baseline_config(), (), "full")
+        reference = full_length_bytes(
+            config, plan.architecture, config.baseline_config(), (), "full", plan.machine.device
+        )
         first = {"created": now()} if not any(e.event == "sweep" for e in self.journal.events) else {}
         return first | {
             "run_key": self.run_key,

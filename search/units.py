@@ -45,6 +45,15 @@ def format_memory(size_bytes: float) -> str:
     return f"{size_bytes / 2**20:.0f} MiB"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(3, "new seed"), counted(1, "trial")
+    ('3 new seeds', '1 trial')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def parse_duration(text: str | int | float) -> float:
     """Seconds of a duration such as ``90``, ``90s``, ``30m`` or ``1h30m``.
 

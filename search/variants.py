@@ -42,7 +42,7 @@ def execution_variants(plan: SweepPlan, trial: TrialRecord) -> list[ExecutionVar
         predicted = plan.predict_memory(spec.model_copy(update={"execution": execution}))
         variants.append(
             ExecutionVariant(
-                micro_batch_size=execution.micro_batch(per_device_batch(spec.config, execution)),
+                micro_batch_size=_micro_batch(spec.config, execution),
                 gradient_checkpointing=execution.gradient_checkpointing,
                 plugin=execution.plugin,
                 predicted_memory_bytes=round(correction * predicted),
@@ -95,9 +95,7 @@ def worth_having(variants: Iterable[ExecutionVariant]) -> list[ExecutionVariant]
 def step_speed(plan: SweepPlan, spec: TrialSpec, trial: TrialRecord) -> StepSpeed:
     """What the speed of the trial's variants follows from."""
     assert trial.tokens_per_second is not None, "a completed trial has its speed"
-    examples = plan.data.train
-    total = sum(len(example.input_ids) for example in examples)
-    tokens = total / len(examples)
+    tokens = plan.train_tokens / len(plan.data.train)
     return StepSpeed(
         arch=plan.architecture,
         target_modules=spec.target_modules,
@@ -105,7 +103,7 @@ def step_speed(plan: SweepPlan, spec: TrialSpec, trial: TrialRecord) -> StepSpee
         own=spec.execution,
         device=plan.machine.device,
         tokens_per_example=tokens,
-        supervised_fraction=sum(int(example.supervised.sum()) for example in examples) / total,
+        supervised_fraction=plan.supervised_tokens / plan.train_tokens,
         own_seconds=spec.config.batch_size * tokens / trial.tokens_per_second,
     )
 

@@ -231,7 +231,10 @@ def test_the_page_of_very_many_trials_shows_the_best_and_says_what_it_leaves_out
     shown = {row.trial.trial_id for row in table_rows(run)} - {"baseline"}
     assert shown == members < whole
     page = render_report(run)
-    assert f"{len(run.front.trials) - len(members)} more, the worst by loss" in page
+    assert (
+        f"{len(run.front.trials) - len(members)} more, those that come last by status and loss, are in"
+        in page
+    )
     figures = embedded_figures(outline(run))
     (lines,) = [trace for trace in figures["parallel_coordinates"]["data"] if trace["type"] == "parcoords"]
     assert all(len(axis["values"]) <= 2 for axis in lines["dimensions"])

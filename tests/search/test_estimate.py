@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from search.device_memory import device_memory_bytes
 from search.errors import InputError
-from search.estimate import EstimateResult, device_memory_bytes, estimate, largest, print_estimate
+from search.estimate import estimate
+from search.estimate_fit import largest
+from search.estimate_result import EstimateResult
+from search.estimate_table import print_estimate
 from search.units import GIB
 from trainables.memory_model import predict_peak
 from trainables.settings import Architecture, ExecutionSettings, TrialConfig
