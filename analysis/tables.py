@@ -1,4 +1,4 @@
-"""A sweep's trials as terminal tables, at most 100 columns wide."""
+"""A sweep's trials as terminal tables, at most 100 columns wide, and as wide as a terminal of 80 where that is all."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ _STATUS_ORDER = ("completed", "running", "stopped", "infeasible", "failed")
 _STATUS_STYLES = {"completed": "green", "running": "cyan", "stopped": "yellow", "infeasible": "magenta"}
 # With more setting columns than these a line no longer fits 100 columns.
 _MAX_SETTINGS = 5
+_WIDE = 100  # columns of a terminal in which everything fits
 _DEFAULT_SETTINGS = ["rank", "alpha", "targets", "learning_rate", "batch_size"]
 
 
@@ -30,14 +31,14 @@ def ordered_trials(front: Front) -> list[TrialRecord]:
     return front_members(front) + others
 
 
-def trials_table(front: Front) -> "Table":
-    """All trials, front members first."""
-    return _table(front, ordered_trials(front), title=f"Trials of {front.name}")
+def trials_table(front: Front, width: int = _WIDE) -> "Table":
+    """All trials, front members first, for a terminal of ``width`` columns."""
+    return _table(front, ordered_trials(front), f"Trials of {front.name}", width)
 
 
-def front_table(front: Front) -> "Table":
-    """Only the front, least memory first; the recommended trial is marked."""
-    return _table(front, front_members(front), title=f"Pareto front of {front.name}")
+def front_table(front: Front, width: int = _WIDE) -> "Table":
+    """Only the front, least memory first, for a terminal of ``width`` columns; the recommended trial is marked."""
+    return _table(front, front_members(front), f"Pareto front of {front.name}", width)
 
 
 def confirmation_table(front: Front) -> "Table | None":
@@ -68,10 +69,11 @@ def against_full_table(front: Front) -> "Table | None":
     if not rows:
         return None
     table = _plain_table("Against full fine-tuning")
-    for heading in ("trial", ""):
-        table.add_column(heading)
+    table.padding = (0, 1, 0, 0)
+    table.add_column("trial", no_wrap=True)
+    table.add_column("")
     for heading in ("gain kept", "on test", "memory", "speed"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         cells = (row.trial_id, row.pick, row.retention, row.test_retention, row.memory, row.speed)
         table.add_row(*map(Text, cells))
@@ -86,16 +88,19 @@ def _plain_table(title: str) -> "Table":
     return Table(title=Text(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
 
 
-def _table(front: Front, trials: Iterable[TrialRecord], *, title: str) -> "Table":
+def _table(front: Front, trials: Iterable[TrialRecord], title: str, width: int) -> "Table":
+    """Where ``width`` is too little, the speeds are left out rather than digits of the settings."""
     from rich.text import Text
 
     settings = (varying_keys(front.trials) or _DEFAULT_SETTINGS)[:_MAX_SETTINGS]
+    results = ("loss", "memory", "tokens/s") if width >= _WIDE else ("loss", "memory")
     table = _plain_table(title)
+    table.padding = (0, 1) if width >= _WIDE else (0, 1, 0, 0)
     for heading in ("", "trial", "status"):
         table.add_column(heading, no_wrap=True)
     for key in settings:
         table.add_column(short_label(key), justify="right", overflow="ellipsis", max_width=14)
-    for heading in ("loss", "memory", "tokens/s"):
+    for heading in results:
         table.add_column(heading, justify="right", no_wrap=True)
     best = recommended(front)
     for trial in trials:
@@ -110,7 +115,7 @@ def _table(front: Front, trials: Iterable[TrialRecord], *, title: str) -> "Table
         style = "bold" if trial.on_front else ""
         row = [Text(cell) for cell in cells]  # Text, not markup: users name trials and target sets
         row[2].stylize(_STATUS_STYLES.get(trial.status, "red"))
-        table.add_row(*row, style=style)
+        table.add_row(*row[: len(table.columns)], style=style)
     if table.row_count:
         table.caption = Text("★ recommended (knee)   ● on the Pareto front")
         table.caption_justify = "left"

@@ -114,7 +114,7 @@ def report(
     elif format_ == "table":
         from search.launch import print_headline
 
-        console.print(trials_table(run.front))
+        console.print(trials_table(run.front, console.width))
         print_headline(run.front, console)
     if format_ == "html" or open_:
         from search.launch import write_outputs

@@ -217,7 +217,7 @@ def print_front(front: Front, console: Console) -> None:
     from analysis.tables import front_table
 
     console.print()
-    console.print(front_table(front))
+    console.print(front_table(front, console.width))
     print_headline(front, console)
 
 

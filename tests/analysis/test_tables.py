@@ -28,6 +28,14 @@ def test_all_trials_fit_in_a_hundred_columns_front_first(run: Run) -> None:
     assert not any("…" in line for line in rows)
 
 
+def test_a_narrow_terminal_shows_all_digits_of_the_settings(run: Run) -> None:
+    lines = text_of(trials_table(run.front, 80), 80)
+    rows = [line for line in lines if " t0" in line]
+    assert len(rows) == 16
+    assert not any("…" in line.replace("attention-…", "") for line in lines)  # numbers are whole
+    assert "tokens/s" not in lines[1]
+
+
 def test_the_front_alone(run: Run) -> None:
     rows = [line for line in text_of(front_table(run.front)) if " t0" in line]
     assert len(rows) == sum(trial.on_front for trial in run.front.trials)
