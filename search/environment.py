@@ -80,6 +80,7 @@ def quiet_libraries() -> None:
         "TRANSFORMERS_VERBOSITY": "error",
         "DATASETS_VERBOSITY": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TORCHDYNAMO_DISABLE": "1",  # bitsandbytes compiles functions as it is imported, which imports the compiler
         "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning,ignore::UserWarning",
     }.items():
         os.environ.setdefault(name, value)

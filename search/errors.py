@@ -16,6 +16,10 @@ class BrokenEnvironmentError(LorafrontError, RuntimeError):
     """The machine or installation cannot run the job: the text names the likely cause."""
 
 
+class UnfitNodeError(BrokenEnvironmentError):
+    """A cluster's node lacks what the sweep's trials need: they go elsewhere."""
+
+
 class StorageError(BrokenEnvironmentError):
     """A file cannot be written: the disk is full, read-only or gone. The sweep stops, and can be resumed."""
 

@@ -2,6 +2,9 @@
 
 import shutil
 import tempfile
+import threading
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 from rich.console import Console
@@ -16,11 +19,12 @@ from search.foreign_run import check_own
 from search.interrupts import Interrupts
 from search.plan import SweepPlan, make_plan
 from search.progress import Progress
-from search.ray_session import configure_ray
+from search.ray_session import configure_ray, start_ray
 from search.run_folder import exists_already, is_taken, new_run_folder, remove_leftovers
 from search.run_lock import locked
 from search.storage_errors import storage_stop
 from search.tracking import Tracker, local_tracking
+from search.tracking_client import import_mlflow
 from search.tracking_uri import tracking_problem
 from search.units import counted
 from search.warm_start import read_warm_start
@@ -91,7 +95,26 @@ def _run(plan: SweepPlan, paths: RunPaths, command: str, console: Console) -> bo
     configure_ray(on_this_machine=plan.config.address is None)
     check_run_folder(plan, paths)
     with Interrupts(interrupted_text(paths.root), lambda: _show_cursor(console)) as interrupts:
+        # Before anything else: meanwhile Ray's processes import what trials need, and this one what it needs itself.
+        threading.Thread(target=_import_ahead, daemon=True).start()
+        _start_ray(plan, interrupts)
         return _run_heeding(plan, paths, command, console, interrupts)
+
+
+def _import_ahead() -> None:
+    """Import large libraries, none of which has to do with Ray, while Ray's processes start."""
+    with suppress(Exception):  # whoever needs it will say what is wrong with it
+        import_module("pandas")
+        import_module("optuna")
+        import_mlflow()
+
+
+def _start_ray(plan: SweepPlan, interrupts: Interrupts) -> None:
+    try:
+        start_ray(plan)
+    except SystemExit:  # Ray takes SIGTERM while it starts
+        interrupts.end_at_once()
+    interrupts.take_over()
 
 
 def interrupted_text(run_dir: Path) -> str:

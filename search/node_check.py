@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from search.environment import available_memory_bytes, quiet_libraries
-from search.errors import BrokenEnvironmentError, LorafrontError
+from search.errors import LorafrontError, UnfitNodeError
 
 # What losses or checkpoints depend on; MLflow and Optuna are the driver's alone.
 PACKAGES = ("torch", "colossalai", "transformers", "peft", "safetensors", "tokenizers", "numpy", "ray")
@@ -100,10 +100,10 @@ def find_lacking(needs: Needs) -> list[str]:
 
 
 def check_here(needs: Needs) -> None:
-    """Raises BrokenEnvironmentError where this node cannot run the sweep's trials."""
+    """Raises UnfitNodeError where this node cannot run the sweep's trials."""
     lacking = find_lacking(needs)
     if lacking:
-        raise BrokenEnvironmentError(f"node {os.uname().nodename} lacks {'; '.join(lacking)}")
+        raise UnfitNodeError(f"node {os.uname().nodename} lacks {'; '.join(lacking)}")
 
 
 def _read(path: Path) -> str | None:

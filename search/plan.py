@@ -21,6 +21,7 @@ from trainables.plugins import check_plugin
 from trainables.settings import Architecture, ExecutionSettings, TrialConfig, TrialSpec
 
 BASELINE_ID = "baseline"
+_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # NVIDIA's, Windows' for Linux guests, AMD's
 
 
 @dataclass(frozen=True)
@@ -160,9 +161,7 @@ def find_machine(config: SweepConfig, bytes_per_device: int) -> Machine:
     Raises:
         InputError: the plugin cannot run on this hardware, or there are fewer devices than one trial needs.
     """
-    import torch
-
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = _gpus()
     check_plugin(config.execution, "cuda" if gpus else "cpu")
     cores, devices = cpu_budget(), config.execution.devices_per_trial
     check_devices(config, gpus, cores)
@@ -170,9 +169,20 @@ def find_machine(config: SweepConfig, bytes_per_device: int) -> Machine:
     if config.concurrent is not None:
         concurrent, threads = config.concurrent, max(1, cores // (config.concurrent * devices))
     if gpus:
+        import torch
+
         memory_bytes = torch.cuda.get_device_properties(0).total_memory
         return Machine("cuda", f"{gpus} x {torch.cuda.get_device_name(0)}", concurrent, None, memory_bytes)
     return Machine("cpu", f"{cores} CPU cores", concurrent, threads, available_memory_bytes() // devices)
+
+
+def _gpus() -> int:
+    """Devices that torch can use; where there is no driver, torch, which takes a second to import, is not asked."""
+    if not any(Path(file).exists() for file in _DRIVERS):
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def find_cluster(config: SweepConfig, say: Callable[[str], None]) -> Machine:

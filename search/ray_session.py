@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from search.plan import SweepPlan
 
 _ANSWER_S = 10.0
+_PRELOADED = (
+    "trainables.lean_imports",
+    "trainables.trial",
+    "trainables.worker",
+    "colossalai.booster",
+    "transformers.models.llama.modeling_llama",
+)
 
 
 def configure_ray(*, on_this_machine: bool = True) -> None:
@@ -33,6 +40,8 @@ def configure_ray(*, on_this_machine: bool = True) -> None:
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a failed trial has no loss to report
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Tune would start one worker after the other, and show a cluster's autoscaler one that waits for a node at a time.
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "1000")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
@@ -44,8 +53,6 @@ def connect(address: str, say: Callable[[str], None]) -> None:
         BrokenEnvironmentError: the cluster does not answer, or not to us.
     """
     configure_ray(on_this_machine=False)
-    # Every trial that waits for a node is demand that the cluster's autoscaler sees; Tune would show it one at a time.
-    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "1000")
     import ray
     from ray._raylet import AuthenticationMode, get_authentication_mode
 
@@ -103,14 +110,17 @@ def start_ray(plan: "SweepPlan") -> None:
     if ray.is_initialized():
         return
     devices = plan.config.execution.devices_per_trial
+    on_cpu = plan.machine.device == "cpu"
     try:
         ray.init(
             address="local",  # else Ray joins whatever cluster was started on this machine before
-            num_cpus=ray_cpus(plan.machine.concurrent, devices) if plan.machine.device == "cpu" else None,
+            num_cpus=ray_cpus(plan.machine.concurrent, devices) if on_cpu else None,
             include_dashboard=False,
             log_to_driver=False,
             _node_ip_address="127.0.0.1",
             configure_logging=False,
+            # Ray starts a process per core at once; on a machine with GPUs those are many more than trials.
+            _system_config={"preload_python_modules": list(_PRELOADED)} if on_cpu else None,
         )
     except Exception as error:
         raise BrokenEnvironmentError(

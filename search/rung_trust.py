@@ -7,7 +7,6 @@ embedded default's recorded curves all at 48 of 144 examples have a rank correla
 """
 
 import numpy as np
-from scipy.stats import rankdata
 
 from search.rung import Rung
 
@@ -28,6 +27,8 @@ def tells(rung: Rung, later: Rung) -> bool:
     both = [name for name in later.newest if name in rung.reports]
     if len(both) < 5:
         return False
+    from scipy.stats import rankdata  # takes a second to import: not while the first trials wait
+
     here = np.array([rung.reports[name].loss for name in both])
     there = np.array([later.reports[name].loss for name in both])
     if not np.ptp(here) or not np.ptp(there):

@@ -21,7 +21,6 @@ from search.journal import Journal, now
 from search.node_watch import watch_nodes
 from search.plan import BASELINE_ID, SweepPlan
 from search.prediction import full_length_bytes
-from search.ray_session import start_ray
 from search.recorder import FailureStopper, Recorder, new_record
 from search.rung_clock import RungClock
 from search.searching import Searching
@@ -61,16 +60,16 @@ class Sweep:
         self._needs = sweep_needs(plan, paths)
 
     def run(self, on_searched: Callable[[Front], None] = lambda front: None) -> Front:
-        """Run what is left to run; returns the front. ``on_searched`` gets the front before it is confirmed.
+        """Run what is left to run, on Ray, which is started; returns the front.
+
+        ``on_searched`` gets the front before it is confirmed.
 
         Raises:
             SweepError: the first trials all failed for one reason.
-            BrokenEnvironmentError: Ray does not start.
         """
         self.journal.sweep(self._facts())
         self._start_warm()
         self._refuse_hopeless_baseline()
-        self._start_ray()
         with watch_nodes(self.plan.machine.cluster, self._needs):
             if not self._is_searched:
                 self._search()
@@ -81,13 +80,6 @@ class Sweep:
         if self._stopper.interrupted_by is not None:
             raise SweepError(f"the first trials all failed for one reason: {self._stopper.interrupted_by}")
         return front
-
-    def _start_ray(self) -> None:
-        try:
-            start_ray(self.plan)
-        except SystemExit:  # Ray takes SIGTERM while it starts
-            self._interrupts.end_at_once()
-        self._interrupts.take_over()
 
     @property
     def _may_go_on(self) -> bool:
@@ -195,7 +187,8 @@ class Sweep:
                 failure_config=tune.FailureConfig(max_failures=NODE_LOSSES if self._needs else RESTARTS),
             ),
         )
-        with self._interrupts.heed(), repaired(), suppress(Interrupted):
+        alone = self.config.address is None
+        with self._interrupts.heed(), repaired(on_this_machine=alone), suppress(Interrupted):
             tuner.fit()
 
     def _something_left(self, enough: bool) -> bool:

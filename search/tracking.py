@@ -58,17 +58,18 @@ class Tracker:
     ) -> None:
         """Begin the parent run, or go on with the one that a resumed sweep of the same ``run_key`` has.
 
-        ``name`` is the parent run's; nested ``params`` become dotted names; trials carry ``tags`` too.
+        ``name`` is the parent run's; nested ``params`` become dotted names; trials carry ``tags`` too. Nothing is
+        written before there is a trial to tell of: making the store takes seconds that the first trials' start needs.
         """
         self._runs = SweepRuns(self._store, run_key, name, dict(params), dict(tags))
         self._put("sweep", self._runs.start)
-        self._thread.start()
 
     def update(self, record: TrialRecord) -> None:
         """Take note of a trial's new state; its nested run is created the first time."""
         if self._runs:
             copy = record.model_copy(deep=True)  # the driver goes on changing its own
             self._put(f"trial {record.trial_id}", partial(self._runs.write_trial, copy))
+            self._begin()
 
     def run_id(self, trial_id: str) -> str | None:
         """The MLflow id of a trial's run; None until the run exists."""
@@ -99,7 +100,10 @@ class Tracker:
         Returns:
             Short lines about what could not be recorded; none when everything was, however late.
         """
-        if not self._runs or not self._thread.is_alive():
+        if not self._runs:
+            return self._summary()
+        self._begin()
+        if not self._thread.is_alive():
             return self._summary()
         self._put("stop", self._runs.stop)
         with self._changed:
@@ -108,6 +112,11 @@ class Tracker:
             self._changed.notify()
         self._thread.join(timeout_seconds)
         return self._summary()
+
+    def _begin(self) -> None:
+        """Start the thread, which runs once, if it has not been."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def _put(self, key: str, job: Job) -> None:
         with self._changed:

@@ -1,7 +1,6 @@
 """From a data source to the token sequences of three splits: the one entry point is `prepare_data`."""
 
 import hashlib
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,36 +9,22 @@ import numpy as np
 
 from search.errors import InputError
 from trainables.chat import TokenizedExample, encode_all
+from trainables.data_cache import PreparedData, kept_data
 from trainables.examples import Example
 from trainables.settings import DataSettings
 from trainables.sources import read_examples
 from trainables.splits import split_by_group
 
+__all__ = ["PreparedData", "load_tokenizer", "prepare_data"]
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedData:
-    """Everything a worker needs of the data; small, and pickles.
-
-    ``fingerprint`` (sha256) is equal when sequence length, tokens, targets and splits are. ``counts`` has, in
-    examples: ``rows`` read, ``train_pool`` (what the split left for training), ``train`` (of it, used),
-    ``validation``, ``test``, ``truncated`` (in all three); and ``groups``, and ``longest_tokens``.
-    """
-
-    train: tuple[TokenizedExample, ...]
-    validation: tuple[TokenizedExample, ...]
-    test: tuple[TokenizedExample, ...]
-    pad_token_id: int
-    fingerprint: str
-    counts: dict[str, int]
 
 
 def prepare_data(
     settings: DataSettings, tokenizer_path: str, *, train_examples: int, seed: int, cache_dir: Path
 ) -> PreparedData:
-    """Read, split and tokenise.
+    """Read, split and tokenise, once: the same data are found in the cache afterwards (`trainables.data_cache`).
 
     Validation and test depend on ``settings`` alone. Training takes ``train_examples`` of the rest (all, if
     there are fewer), chosen by ``seed``; only what is used is tokenised.
@@ -49,11 +34,24 @@ def prepare_data(
         tokenizer_path: folder of the base model's tokenizer.
         train_examples: the most distinct examples that a trial will see.
         seed: which training examples.
-        cache_dir: where the built-in data are kept.
+        cache_dir: where the built-in data, and data once prepared, are kept.
 
     Raises:
         InputError: the data are unreadable, bad, or too few to split, or there is no usable tokenizer.
     """
+    wanted = f"{train_examples} {seed}"
+    return kept_data(
+        settings,
+        tokenizer_path,
+        wanted,
+        cache_dir,
+        lambda: _prepare(settings, tokenizer_path, train_examples, seed, cache_dir),
+    )
+
+
+def _prepare(
+    settings: DataSettings, tokenizer_path: str, train_examples: int, seed: int, cache_dir: Path
+) -> PreparedData:
     examples = read_examples(settings, cache_dir)
     splits = split_by_group([example.group for example in examples], settings)
     pool = splits["train"]

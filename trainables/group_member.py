@@ -62,6 +62,7 @@ class GroupMember:
         """
         import ray
 
+        import trainables.lean_imports  # noqa: F401
         from trainables.plugins import import_plugins
         from trainables.worker import Worker  # noqa: F401
 

@@ -18,10 +18,10 @@ from trainables.timeline import Phase, Timeline
 _LIBRARIES = ("torch", "transformers", "peft", "colossalai")
 
 
-@lru_cache(maxsize=1)
-def _code() -> str:
-    """The versions of what is traced: the libraries, and this package's own source."""
-    digest = hashlib.sha256(" ".join(f"{name} {version(name)}" for name in _LIBRARIES).encode())
+@lru_cache
+def code_version(*libraries: str) -> str:
+    """What a result that is kept on disk depends on: these libraries, and this package's own source."""
+    digest = hashlib.sha256(" ".join(f"{name} {version(name)}" for name in libraries).encode())
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()
@@ -29,7 +29,7 @@ def _code() -> str:
 
 def kept(question: str, trace: Callable[[], Timeline]) -> Timeline:
     """The timeline that answers ``question``: from the cache, else from ``trace``. A broken file is traced anew."""
-    name = hashlib.sha256(f"{_code()} {question}".encode()).hexdigest()
+    name = hashlib.sha256(f"{code_version(*_LIBRARIES)} {question}".encode()).hexdigest()
     file = cache_root() / "traces" / f"{name}.npz"
     try:
         return _read(file)

@@ -44,6 +44,8 @@ class LoraTrial(tune.Trainable):
         from search.environment import quiet_libraries
 
         quiet_libraries()
+        import trainables.lean_imports  # noqa: F401
+
         if needs is not None:
             from search.node_check import check_here
 
