@@ -3,6 +3,7 @@
 import json
 import pickle
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -34,13 +35,15 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 def prepare(
     source: str, tokenizer_path: str, train_examples: int = 30, seed: int = 0, **settings: Any
 ) -> PreparedData:
-    return prepare_data(
-        DataSettings(source=source, **{"validation_examples": 9, "test_examples": 6, **settings}),
-        tokenizer_path,
-        train_examples=train_examples,
-        seed=seed,
-        cache_dir=Path("unused"),
-    )
+    """Anew every time: nothing is in the cache."""
+    with TemporaryDirectory() as cache:
+        return prepare_data(
+            DataSettings(source=source, **{"validation_examples": 9, "test_examples": 6, **settings}),
+            tokenizer_path,
+            train_examples=train_examples,
+            seed=seed,
+            cache_dir=Path(cache),
+        )
 
 
 def ids(examples: tuple[data.TokenizedExample, ...]) -> list[list[int]]:
