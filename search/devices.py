@@ -1,6 +1,5 @@
 """How trials use the devices there are: what a sweep with several devices per trial needs, checked before it starts."""
 
-import math
 from pathlib import Path
 
 from search.config import SweepConfig
@@ -76,9 +75,7 @@ def _batch_sizes(config: SweepConfig) -> list[int]:
 def ray_cpus(concurrent: int, devices: int) -> int:
     """The cores to tell a Ray of one's own of, so that it runs ``concurrent`` trials on the CPU at once and no more.
 
-    A trial on several devices needs a hundredth of a core beside those of its devices (`trainables.worker_group`).
-
-    >>> ray_cpus(3, 1), ray_cpus(1, 2), ray_cpus(2, 4)
-    (3, 3, 9)
+    >>> ray_cpus(3, 1), ray_cpus(2, 4)
+    (3, 8)
     """
-    return concurrent if devices == 1 else math.ceil(concurrent * (devices + 0.01))
+    return concurrent * devices

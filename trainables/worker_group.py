@@ -32,9 +32,19 @@ GRACE_S = 5.0
 _MEMORY_FACTS = ("peak_memory_bytes", "reserved_memory_bytes", "outside_allocator_bytes", "peak_operator")
 
 
+_OWN_SHARE = 0.01  # of a core: the trial itself only waits
+
+
 def bundles(devices: int, gpu: bool, cpus: int = 1) -> list[dict[str, float]]:
-    """The bundles of a trial's placement group: a little for the trial itself, then ``cpus`` cores for each device."""
-    return [{"CPU": 0.01}] + [{"CPU": cpus, "GPU": 1} if gpu else {"CPU": cpus} for _ in range(devices)]
+    """The bundles of a trial's placement group: one for the trial itself, then ``cpus`` cores for each device.
+
+    The trial's own share is taken from the first device's, so that it all fits where there are just as many cores.
+
+    >>> bundles(2, gpu=False)
+    [{'CPU': 0.01}, {'CPU': 0.99}, {'CPU': 1}]
+    """
+    cores = [cpus - _OWN_SHARE] + [cpus] * (devices - 1)
+    return [{"CPU": _OWN_SHARE}] + [{"CPU": n, "GPU": 1} if gpu else {"CPU": n} for n in cores]
 
 
 class WorkerGroup:

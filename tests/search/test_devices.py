@@ -5,6 +5,7 @@ import pytest
 from search.config import SweepConfig, resolve_config
 from search.devices import check_devices, check_sharing, ray_cpus
 from search.errors import InputError
+from trainables.worker_group import bundles
 
 
 def config(**settings: Any) -> SweepConfig:
@@ -58,5 +59,5 @@ def test_as_many_devices_as_there_are_or_a_cluster_s_are_fine() -> None:
 @pytest.mark.parametrize("devices", [1, 2, 8])
 @pytest.mark.parametrize("concurrent", [1, 2, 30])
 def test_ray_runs_so_many_trials_and_not_one_more(concurrent: int, devices: int) -> None:
-    per_trial = 1 if devices == 1 else devices + 0.01
+    per_trial = 1 if devices == 1 else sum(bundle["CPU"] for bundle in bundles(devices, gpu=False))
     assert concurrent * per_trial <= ray_cpus(concurrent, devices) < (concurrent + 1) * per_trial
