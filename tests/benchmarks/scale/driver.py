@@ -1,4 +1,4 @@
-"""The driver's real parts, put together as `search.sweep` and `search.launch` do, for a sweep without models or devices."""
+"""The driver's real parts, put together as in `search.sweep` and `search.launch`, without models or devices."""
 
 import io
 from collections.abc import Callable
@@ -90,7 +90,10 @@ class Driver:
                 self.tracker.update(event.trial)
 
         progress = Progress(
-            Console(file=io.StringIO()), total_trials=trials, rungs=self.config.rungs, eta=self.config.reduction_factor
+            Console(file=io.StringIO()),
+            total_trials=trials,
+            rungs=self.config.rungs,
+            eta=self.config.reduction_factor,
         )
         self.journal.listeners.append(self.watch.timed("tracker's update", track))
         self.journal.listeners.append(self.watch.timed("progress view", progress.listen))
@@ -99,7 +102,11 @@ class Driver:
         supervisor = Supervisor(Interrupts("", lambda: None), RungClock(self.config.rungs, None, clock))
         self.watch.over(supervisor, "supervisor", "on_step_begin", "on_trial_start", "on_trial_result")
         recorder = Recorder(
-            self.journal, FailureStopper(), plan.predict_memory, self.searching.is_paused, supervisor.why_killed
+            self.journal,
+            FailureStopper(),
+            plan.predict_memory,
+            self.searching.is_paused,
+            supervisor.why_killed,
         )
         self.watch.over(recorder, "recorder", *CALLBACKS)
         return [recorder, supervisor]
@@ -112,4 +119,3 @@ class Driver:
         watch.over(searching._study._storage, "study (SQLite)", *STORAGE)
         watch.over(self.journal, "journal", "append")
         watch.over(self.journal, "front.json", "write_front")
-

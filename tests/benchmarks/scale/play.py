@@ -1,6 +1,6 @@
 """Ray Tune's controller in virtual time with its callbacks, in the order of Ray 2.60's `tune_controller.py`.
 
-A result goes to the scheduler, to the searcher and then to the callbacks; its checkpoint is written next, also of the last
+A result goes to scheduler, searcher and callbacks in this order; its checkpoint is written next, also of the last
 one, and what the scheduler decided is done after that. At every turn of the loop, which handles one event (a worker
 that starts, a result, a checkpoint), callbacks hear `on_step_begin` and the scheduler may choose a trial.
 """
@@ -48,7 +48,12 @@ class DriverSimulator(Simulator):
         clock: Callable[[float], None],
     ) -> None:
         super().__init__(table, searcher, scheduler, workers, max_trials=max_trials)
-        self._callbacks, self._checkpoints, self._examples, self._clock = callbacks, checkpoints, examples, clock
+        self._callbacks, self._checkpoints, self._examples, self._clock = (
+            callbacks,
+            checkpoints,
+            examples,
+            clock,
+        )
         self.events = self.turns = 0
 
     def _tell(self, hook: str, trial: Any, **more: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass
 class Spent:
-    """Calls of a part, and its seconds: of CPU (the calling thread's), and on the wall, which waiting for a disk adds to."""
+    """Calls of a part, and its seconds: CPU of the calling thread, and on the wall, waiting for a disk included."""
 
     calls: int = 0
     cpu_seconds: float = 0.0
