@@ -13,7 +13,7 @@ from collections.abc import Container, Sequence
 from datetime import datetime
 from typing import Any
 
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -24,6 +24,7 @@ class _KnownTrials:
 
     def __init__(self, trials: Sequence[FrozenTrial]) -> None:
         self._by_state: dict[TrialState, dict[int, FrozenTrial]] = {state: {} for state in TrialState}
+        self._distributions: dict[str, BaseDistribution] = {}
         self.ids: list[int] = []
         for trial in trials:
             self.add(trial)
@@ -32,6 +33,11 @@ class _KnownTrials:
         """A new trial; its number is the next one."""
         self._by_state[trial.state][trial.number] = trial
         self.ids.append(trial._trial_id)
+        self._distributions |= trial.distributions
+
+    def check(self, name: str, distribution: BaseDistribution) -> None:
+        """Raises ValueError if a dimension was of another kind before."""
+        check_distribution_compatibility(self._distributions.setdefault(name, distribution), distribution)
 
     def replace(self, old: FrozenTrial, new: FrozenTrial) -> None:
         """What is known of a trial has changed."""
@@ -48,6 +54,9 @@ class _KnownTrials:
 class SoleWriterStorage(BaseStorage):
     """Writes through to a database, and answers from memory.
 
+    The dimensions of a trial's point are written together, before whatever else is written of it: a kill in between
+    leaves a trial that `search.study.half_asked` finds.
+
     A trial that was handed out stays as it was then: a change makes a new object, as in Optuna's `InMemoryStorage`.
     """
 
@@ -56,6 +65,7 @@ class SoleWriterStorage(BaseStorage):
         self._studies: dict[int, _KnownTrials] = {}
         self._trials: dict[int, tuple[int, FrozenTrial]] = {}  # by id; the study's id beside it
         self._directions: dict[int, list[StudyDirection]] = {}
+        self._unwritten: dict[int, list[tuple[str, float, BaseDistribution]]] = {}  # params, by trial
 
     def _known(self, study_id: int) -> _KnownTrials:
         if study_id not in self._studies:
@@ -77,6 +87,21 @@ class SoleWriterStorage(BaseStorage):
             setattr(new, name, value)
         self._trials[trial_id] = study_id, new
         self._studies[study_id].replace(old, new)
+
+    def _write_params(self, trial_id: int) -> None:
+        """Write the dimensions of a trial that are still to be written, in one transaction."""
+        params = self._unwritten.pop(trial_id, None)
+        if params is None:
+            return
+        session = self._database.scoped_session()
+        try:
+            for name, value, distribution in params:
+                self._database._set_trial_param_without_commit(
+                    session, trial_id, name, value, distribution, distribution
+                )
+            session.commit()
+        finally:
+            session.close()
 
     # Studies: as the database says.
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
@@ -136,8 +161,10 @@ class SoleWriterStorage(BaseStorage):
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
         """Write one dimension of a trial's point."""
-        _, trial = self._entry(trial_id)
-        self._database.set_trial_param(trial_id, param_name, param_value_internal, distribution)
+        study_id, trial = self._entry(trial_id)
+        self.check_trial_is_updatable(trial_id, trial.state)
+        self._studies[study_id].check(param_name, distribution)
+        self._unwritten.setdefault(trial_id, []).append((param_name, param_value_internal, distribution))
         value = distribution.to_external_repr(param_value_internal)
         self._change(
             trial_id,
@@ -150,6 +177,7 @@ class SoleWriterStorage(BaseStorage):
     ) -> bool:
         """Write how a trial ended, or that a waiting one runs; False if it was not waiting."""
         self._entry(trial_id)
+        self._write_params(trial_id)
         if not self._database.set_trial_state_values(trial_id, state, values):
             return False
         now = datetime.now()
@@ -163,18 +191,21 @@ class SoleWriterStorage(BaseStorage):
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """Write a value at a step (lorafront has none)."""
         _, trial = self._entry(trial_id)
+        self._write_params(trial_id)
         self._database.set_trial_intermediate_value(trial_id, step, intermediate_value)
         self._change(trial_id, intermediate_values=trial.intermediate_values | {step: intermediate_value})
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Write a trial's attribute."""
         _, trial = self._entry(trial_id)
+        self._write_params(trial_id)
         self._database.set_trial_user_attr(trial_id, key, value)
         self._change(trial_id, user_attrs=trial.user_attrs | {key: _as_read(value)})
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Write an attribute of Optuna's own."""
         _, trial = self._entry(trial_id)
+        self._write_params(trial_id)
         self._database.set_trial_system_attr(trial_id, key, value)
         self._change(trial_id, system_attrs=trial.system_attrs | {key: _as_read(value)})
 

@@ -44,6 +44,7 @@ def measure(folder: Path, table: CurveTable, trials: int, devices: int, examples
         "devices": devices,
         "examples": examples,
         "virtual_seconds": run.end,
+        "stranded": run.stranded,
         "wall_seconds": sweep_seconds,
         "events": simulator.events,
         "rungs": sum(len(trial.rungs) for trial in driver.journal.trials.values()),
