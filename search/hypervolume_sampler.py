@@ -22,7 +22,8 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from analysis.pareto import front_indices
-from search.regression import Array, Regression, linear_algebra
+from search.one_thread import one_thread
+from search.regression import Array, Regression
 
 RANDOM_CANDIDATES, NEARBY_CANDIDATES = 400, 200
 # How far a candidate lies from the good config that it is a neighbour of, in the dimensions in which it differs (one or
@@ -82,7 +83,7 @@ class HypervolumeSampler(BaseSampler):
         if feasible.sum() < self._startup:
             return self._config(candidates[0])
         running = [each for each in trials if each.state == TrialState.RUNNING and each.params]
-        with linear_algebra().limit(limits=1):
+        with one_thread("sklearn.gaussian_process"):
             return self._config(self._best(seen, feasible, running, candidates))
 
     def _best(

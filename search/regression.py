@@ -2,14 +2,10 @@
 
 import copy
 import warnings
-from functools import cache
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from threadpoolctl import ThreadpoolController
 
 Array = NDArray[Any]
 
@@ -60,16 +56,3 @@ class Regression:
             np.vstack([old.X_train_, places]), np.concatenate([old.y_train_, old.predict(places)])
         )
         return surer
-
-
-@cache
-def linear_algebra() -> "ThreadpoolController":
-    """The libraries behind `Regression`, to be limited to one thread: matrices of dozens of rows are too small for more.
-
-    Beside trials that keep all cores busy a suggestion took four times as long with two threads, which wait for each
-    other (0.46 against 0.11 s of CPU time).
-    """
-    import sklearn.gaussian_process  # noqa: F401 - only libraries that are loaded are found
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController().select(user_api="blas")
