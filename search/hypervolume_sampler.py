@@ -22,6 +22,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from analysis.pareto import front_indices
+from search.one_thread import one_thread
 from search.regression import Array, Regression
 
 RANDOM_CANDIDATES, NEARBY_CANDIDATES = 400, 200
@@ -82,13 +83,20 @@ class HypervolumeSampler(BaseSampler):
         if feasible.sum() < self._startup:
             return self._config(candidates[0])
         running = [each for each in trials if each.state == TrialState.RUNNING and each.params]
+        with one_thread("sklearn.gaussian_process"):
+            return self._config(self._best(seen, feasible, running, candidates))
+
+    def _best(
+        self, seen: list[FrozenTrial], feasible: Array, running: list[FrozenTrial], candidates: Array
+    ) -> Array:
+        """The place that adds most, among the candidates and neighbours of the best configs."""
         belief = _Belief(
             self._places(seen), np.array([each.values for each in seen]), feasible, self._places(running)
         )
         neighbours = [self._neighbour(place) for place in self._some(belief.good_places)]
         places = self._places_of_configs([self._config(place) for place in (*candidates, *neighbours)])
         gains = belief.gains(places, self._budget, self._random)
-        return self._config(places[int(gains.argmax())])
+        return np.asarray(places[int(gains.argmax())])
 
     def _places(self, trials: Sequence[FrozenTrial]) -> Array:
         return self._places_of_configs([trial.params for trial in trials])

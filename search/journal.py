@@ -1,6 +1,7 @@
 """The run folder's durable truth: what happened to every trial, appended to trials.jsonl as it happens."""
 
 import os
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,11 @@ from analysis.front import build_front, reference_point, sweep_facts, write_fron
 from analysis.records import Base, Event, Front, RunPaths, TrialRecord
 from analysis.results import latest_trials, read_events
 
+# front.json is written anew when a trial completes. Once that takes longer than `FRONT_SECONDS` (from about 1,000 trials
+# on), it is put off until no more than `FRONT_SHARE` of the time goes into it: it holds every trial, so that writing it
+# each time would take time with the square of their number.
+FRONT_SECONDS, FRONT_SHARE = 0.1, 0.05
+
 
 def now() -> str:
     """The time as ISO 8601 in UTC, to the second."""
@@ -17,7 +23,7 @@ def now() -> str:
 
 
 class Journal:
-    """Appends events, keeps every trial's newest record, and rewrites front.json when a trial completes.
+    """Appends events, keeps every trial's newest record, and rewrites front.json when a trial completes, or soon after.
 
     A line is on disk (fsync) before the call returns. Of a line that does not fit there nothing stays, and one torn by a
     kill is cut off when the journal is opened again, so that it can never swallow the next one.
@@ -30,6 +36,7 @@ class Journal:
         self._end_torn_line(paths.trials_jsonl)
         self._file = paths.trials_jsonl.open("ab", buffering=0)
         self.listeners: list[Callable[[Event], None]] = []
+        self._front_is_old, self._next_front = False, 0.0
         # What is added to a completed trial's record before it is written.
         self.complete: Callable[[TrialRecord], TrialRecord] = lambda record: record
 
@@ -84,11 +91,12 @@ class Journal:
         self.append(Event(event="base", time=now(), base=base))
 
     def trial(self, event: str, record: TrialRecord) -> None:
-        """Note a trial's new state; a completed one changes the front."""
+        """Note a trial's new state; a completed one changes the front, and any brings a front.json that was put off."""
         is_completed = event == "ended" and record.status == "completed"
         copy = (self.complete(record) if is_completed else record).model_copy(deep=True)
         self.append(Event(event=event, time=now(), trial=copy))  # type: ignore[arg-type]
-        if is_completed:
+        self._front_is_old |= is_completed
+        if self._front_is_old and time.monotonic() >= self._next_front:
             self.write_front(finished=False)
 
     def front(self, *, finished: bool) -> Front:
@@ -107,8 +115,11 @@ class Journal:
 
     def write_front(self, *, finished: bool) -> Front:
         """Rewrite front.json atomically."""
+        began = time.monotonic()
         front = self.front(finished=finished)
         write_front(front, self.paths.front_json)
+        taken, self._front_is_old = time.monotonic() - began, False
+        self._next_front = began + taken / FRONT_SHARE if taken > FRONT_SECONDS else 0.0
         return front
 
     def close(self) -> None:

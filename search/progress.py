@@ -13,6 +13,8 @@ from rich.text import Text
 from analysis.records import Event, TrialRecord
 from search.units import format_duration, format_memory
 
+MOST_ROWS = 40  # of running trials: what a tall terminal shows; a thousand took the drawing half of the time
+
 
 class Progress:
     """Listens to the journal. On a terminal a live view; otherwise one line per trial that ends."""
@@ -26,6 +28,9 @@ class Progress:
         self._searched = False
         self._seen_before = 0
         self._trials: dict[str, TrialRecord] = {}
+        # Kept up with every event, so that a line about one of ten thousand trials looks at that one.
+        self._ended_by_kind: Counter[str] = Counter()
+        self._examples = self._examples_in_work = 0
         self._started = time.monotonic()
         self._live: Live | None = None
 
@@ -43,7 +48,7 @@ class Progress:
         """A trial of an earlier launch; those taken over from another sweep are not counted."""
         if trial.adopted_from:
             return
-        self._trials[trial.trial_id] = trial
+        self._note(trial)
         self._replicates += trial.kind == "replicate"
         self._seen_before += trial.examples_seen
 
@@ -57,9 +62,23 @@ class Progress:
             self._console.print(f"the search ends here: {why}", highlight=False, soft_wrap=True)
         if event.trial is None or event.trial.adopted_from:
             return
-        self._trials[event.trial.trial_id] = event.trial
+        self._note(event.trial)
         if self._live is None and event.event == "ended":
             self._console.print(self._line(event.trial), highlight=False, markup=False, soft_wrap=True)
+
+    def _note(self, trial: TrialRecord) -> None:
+        self._count(self._trials.get(trial.trial_id), -1)
+        self._trials[trial.trial_id] = trial
+        self._count(trial, 1)
+
+    def _count(self, trial: TrialRecord | None, sign: int) -> None:
+        if trial is None:
+            return
+        self._examples += sign * trial.examples_seen
+        if trial.status == "running":
+            self._examples_in_work += sign * trial.examples_seen
+        else:
+            self._ended_by_kind[trial.kind] += sign
 
     def _line(self, trial: TrialRecord) -> str:
         loss = (
@@ -73,8 +92,7 @@ class Progress:
 
     def _ended(self, *kinds: str) -> int:
         """How many trials have ended, of these kinds or of all."""
-        ended = [trial for trial in self._trials.values() if trial.status != "running"]
-        return sum(not kinds or trial.kind in kinds for trial in ended)
+        return sum(self._ended_by_kind[kind] for kind in kinds or self._ended_by_kind)
 
     def _total(self) -> int:
         """How many trials there will be: those planned, or if the search is over those that it ended with."""
@@ -84,14 +102,14 @@ class Progress:
     def _left(self) -> str:
         """Time left, from the examples seen against those that are still to be expected; rough by nature."""
         elapsed = time.monotonic() - self._started
-        seen = sum(t.examples_seen for t in self._trials.values()) - self._seen_before
+        seen = self._examples - self._seen_before
         if seen <= 0:
             return "time left unknown yet"
         # An ended trial needs nothing more; others, on average, what halving leaves of the full resource.
         open_replicates = self._replicates - self._ended("replicate")
         open_trials = self._total() - self._ended() - open_replicates
-        in_work = sum(t.examples_seen for t in self._trials.values() if t.status == "running")
-        expected = max(0.0, open_trials * self._mean_examples + open_replicates * self._full - in_work)
+        expected = open_trials * self._mean_examples + open_replicates * self._full - self._examples_in_work
+        expected = max(0.0, expected)
         return f"about {format_duration(elapsed / seen * expected)} left"
 
     def _view(self) -> Group:
@@ -121,10 +139,12 @@ class Progress:
         table = Table(box=None, pad_edge=False, header_style="dim")
         for column in ("running", "examples", "loss", "settings"):
             table.add_column(column)
-        for trial in trials:
-            if trial.status == "running":
-                loss = "" if trial.eval_loss is None else f"{trial.eval_loss:.3f}"
-                table.add_row(trial.trial_id, f"{trial.examples_seen}/{self._full}", loss, describe(trial))
+        running = [trial for trial in trials if trial.status == "running"]
+        for trial in running[:MOST_ROWS]:
+            loss = "" if trial.eval_loss is None else f"{trial.eval_loss:.3f}"
+            table.add_row(trial.trial_id, f"{trial.examples_seen}/{self._full}", loss, describe(trial))
+        if len(running) > MOST_ROWS:
+            table.add_row(f"and {len(running) - MOST_ROWS} more")
         return table
 
 

@@ -12,6 +12,8 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from search.one_thread import one_thread
+
 # A rung compares a report with this many of the newest ones, which bounds the time of a decision. A quantile of one
 # third that is estimated from 128 reports has a standard error of sqrt(1/3 * 2/3 / 128) = 4 %.
 WINDOW = 128
@@ -140,7 +142,8 @@ def _noise(reports: list[Report]) -> NDArray[np.float64]:
         return np.asarray(np.hypot(stderr[:, None], stderr))
     losses = np.stack(parts)
     centred = losses - losses.mean(axis=1, keepdims=True)
-    covariance = centred @ centred.T / (losses.shape[1] - 1)
+    with one_thread():
+        covariance = centred @ centred.T / (losses.shape[1] - 1)
     variance = np.diag(covariance)
     squares = np.maximum(variance[:, None] + variance - 2 * covariance, 0.0)
     return np.asarray(np.sqrt(squares / losses.shape[1]))

@@ -26,11 +26,12 @@ def open_study(config: SweepConfig, storage_path: str | None, strategy: str = DE
     import optuna
 
     from search.samplers import make_sampler
+    from search.study_storage import SoleWriterStorage
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna.create_study(
         study_name=config.name,
-        storage=None if storage_path is None else f"sqlite:///{storage_path}",
+        storage=None if storage_path is None else SoleWriterStorage(f"sqlite:///{storage_path}"),
         sampler=make_sampler(config, STRATEGIES[strategy]),
         directions=["minimize"] * len(OBJECTIVES),
         load_if_exists=True,

@@ -14,13 +14,17 @@ from search.units import format_duration
 # the end of Ray, it stops within 15 seconds.
 SAVING_SECONDS = 6.0
 
+# How often trials are looked through for hung ones, each of which hangs for minutes before it counts as such. A large
+# sweep's loop turns hundreds of times a second.
+LOOK_SECONDS = 1.0
+
 
 class Interrupted(Exception):  # noqa: N818 - not an error; Tune cleans up after an exception, not after KeyboardInterrupt
     """Ends Ray Tune's loop after an interrupt."""
 
 
 class Supervisor(Callback):
-    """A Tune callback that looks at the trials at every turn of the loop, ten times a second. Lives in the driver.
+    """A Tune callback that looks at the sweep at every turn of the loop. Lives in the driver.
 
     Args:
         interrupts: tells whether to stop.
@@ -31,6 +35,7 @@ class Supervisor(Callback):
         self._interrupts, self._clock = interrupts, clock
         self._killed: dict[str, str] = {}  # why, by Tune's id
         self._interrupted_at: float | None = None
+        self._next_look = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -40,10 +45,12 @@ class Supervisor(Callback):
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Raises Interrupted once the sweep is to stop and no checkpoint is being written."""
-        self._kill_hung(trials)
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + LOOK_SECONDS
+            self._kill_hung(trials)
         if not self._interrupts.requested:
             return
-        now = time.monotonic()
         self._interrupted_at = self._interrupted_at or now
         is_saving = any(trial.is_saving for trial in trials)
         if not is_saving or now - self._interrupted_at > SAVING_SECONDS:

@@ -70,7 +70,14 @@ class SweepRuns:
         parent = self._load()
         run = self._trials.get(record.trial_id)
         if run is None:
-            identity = {**self._tags, TRIAL_ID: record.trial_id, PARENT_ID: parent.run_id}
+            # Most trials never are on the front: at the sweep's end nothing is left to say of them.
+            identity = {
+                **self._tags,
+                TRIAL_ID: record.trial_id,
+                PARENT_ID: parent.run_id,
+                "on_front": "false",
+            }
+            identity |= {"status": record.status, "kind": record.kind}
             run = self._trials[record.trial_id] = self._store.create(record.trial_id, identity)
         tags = {**self._tags, "status": record.status, "kind": record.kind}
         if record.error:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from analysis.records import Base, RunPaths, TrialRecord
+import search.journal as journal_module
+from analysis.records import Base, Front, RungResult, RunPaths, TrialRecord
 from search.errors import InputError
-from search.journal import Journal
+from search.journal import FRONT_SHARE, Journal
 from search.recorder import FailureStopper
 from search.trial_errors import last_line
 
@@ -47,6 +48,49 @@ def test_a_completed_trial_rewrites_the_front(tmp_path: Path) -> None:
     front = json.loads((tmp_path / "front.json").read_text())
     assert front["trials"][0]["on_front"] is True
     assert front["finished"] is False
+
+
+def test_a_front_that_takes_long_to_write_is_put_off_and_comes_with_a_later_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(journal_module.time, "monotonic", lambda: clock[0])
+    journal = Journal(RunPaths(tmp_path), name="n", size="s")
+    build = journal.front
+
+    def slow_front(*, finished: bool) -> Front:
+        clock[0] += 1.0
+        return build(finished=finished)
+
+    monkeypatch.setattr(journal, "front", slow_front)
+    done = {"status": "completed", "eval_loss": 3.0, "eval_loss_stderr": 0.1, "peak_memory_bytes": 5}
+
+    def shown() -> int:
+        return len(json.loads((tmp_path / "front.json").read_text())["trials"])
+
+    journal.trial("ended", record("t0001", **done))
+    journal.trial("ended", record("t0002", **done))
+    assert shown() == 1
+    clock[0] = 1.0 / FRONT_SHARE - 0.1
+    journal.trial("started", record("t0003"))
+    assert shown() == 1
+    clock[0] += 0.2
+    journal.trial("started", record("t0004"))
+    assert shown() == 4
+    clock[0] += 1000.0
+    journal.trial("started", record("t0005"))  # which changes no front
+    assert shown() == 4
+    assert len(journal.write_front(finished=True).trials) == 5
+
+
+def test_front_json_leaves_the_losses_of_single_examples_to_the_journal(tmp_path: Path) -> None:
+    journal = Journal(RunPaths(tmp_path), name="n", size="s")
+    rung = RungResult(examples_seen=4, eval_loss=3.0, eval_loss_stderr=0.1, example_losses=[2.5, 3.5])
+    journal.trial("result", record("t0001", rungs=[rung]))
+    journal.write_front(finished=False)
+    (written,) = json.loads((tmp_path / "front.json").read_text())["trials"][0]["rungs"]
+    assert "example_losses" not in written
+    assert journal.front(finished=False).trials[0].rungs[0].example_losses == [2.5, 3.5]
 
 
 def test_of_a_line_that_does_not_fit_nothing_stays(tmp_path: Path) -> None:

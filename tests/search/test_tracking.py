@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from analysis.records import Baseline, Front, Headline, RungResult, RunPaths, TrialRecord
-from search.tracking import Tracker, local_tracking
+from search.tracking import CLOSING_SECONDS, SECONDS_PER_RECORD, SETTLE_SECONDS, Tracker, local_tracking
 from search.tracking_client import describe, import_mlflow, mlflow_client
 from search.tracking_store import Point, RunStore
 
@@ -125,6 +125,13 @@ def test_a_sweep_is_one_parent_run_with_a_nested_run_per_trial(paths: RunPaths) 
     }
     assert runs["t3"].data.tags["error"] == "loss became NaN"
     assert runs["t4"].data.metrics == {"predicted_memory_bytes": 2**34}
+
+
+def test_a_run_says_from_the_beginning_that_it_is_not_on_the_front(paths: RunPaths) -> None:
+    tracking = tracker(paths)
+    tracking.update(trial("t1", 16, status="stopped"))
+    assert tracking.close() == []
+    assert runs_of(paths)["t1"].data.tags["on_front"] == "false"
 
 
 def test_metrics_are_logged_once_with_the_examples_seen_as_step(paths: RunPaths) -> None:
@@ -363,6 +370,32 @@ def test_calls_never_wait_and_only_the_newest_waiting_state_is_written(
     store.silent.clear()
     assert tracking.close() == []
     assert store.written == ["t0@0", "t1@100"]
+
+
+def test_states_that_follow_each_other_at_once_are_written_as_one_and_soon(
+    flaky: tuple[Tracker, FlakyStore],
+) -> None:
+    tracking, store = flaky
+    started = time.monotonic()
+    tracking.update(trial("t1", 16))
+    tracking.update(trial("t1", 16, 48))
+    wait_until(lambda: store.written)
+    assert time.monotonic() - started >= SETTLE_SECONDS
+    assert tracking.close() == []
+    assert store.written == ["t1@48"]
+
+
+def test_the_end_of_a_sweep_is_waited_for_longer_the_more_is_left(flaky: tuple[Tracker, FlakyStore]) -> None:
+    tracking, store = flaky
+    store.silent.set()
+    waited: list[float | None] = []
+    tracking._thread.join = waited.append  # type: ignore[method-assign]
+    for number in range(200):
+        tracking.update(trial(f"t{number}"))
+    tracking.close()
+    del tracking._thread.join
+    assert waited[0] is not None
+    assert waited[0] > CLOSING_SECONDS + 199 * SECONDS_PER_RECORD
 
 
 def test_close_does_not_wait_longer_than_told(flaky: tuple[Tracker, FlakyStore]) -> None:

@@ -65,6 +65,8 @@ class Simulator:
         enough: looks at the run after every completion and says whether to end it.
     """
 
+    make_trial: type[SimulatedTrial] = SimulatedTrial
+
     def __init__(
         self,
         table: CurveTable,
@@ -171,7 +173,7 @@ class Simulator:
         if config is None:
             return
         index, row = self.table.answer(settings(config))
-        trial = SimulatedTrial(trial_id, config, index, row)
+        trial = self.make_trial(trial_id, config, index, row)
         self._trials.append(trial)
         self._live[trial] = None
         self.scheduler.on_trial_add(self, trial)
@@ -213,10 +215,14 @@ class Simulator:
             result["done"] = True
         else:
             self.searcher.on_trial_result(trial.trial_id, dict(result))
-        trial.last_result = result
+        self._heard(trial, result)
         if result.get("finished"):
             self.result.completions.append(Completion(self.now, trial.row_index, trial.row.point))
         self._execute(trial, decision)
+
+    def _heard(self, trial: SimulatedTrial, result: dict[str, Any]) -> None:
+        """Searcher and scheduler know of a result, on which nothing has been done yet."""
+        trial.last_result = result
 
     def _execute(self, trial: SimulatedTrial, decision: str) -> None:
         if trial.status != RUNNING or decision == "NOOP":
