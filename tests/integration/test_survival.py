@@ -130,6 +130,14 @@ def test_neither_interrupts_nor_full_disks_nor_dead_workers_fail_a_trial(survivo
     assert json.loads((survivor / "front.json").read_text())["finished"] is True
 
 
+def test_a_full_and_a_read_only_disk_stopped_it(survivor: Path, disk: Path) -> None:
+    """What was said then is checked as it happens; here that it happened."""
+    if not disk.is_mount():
+        pytest.skip("mounting is not allowed here: neither a full nor a read-only disk was tried")
+    launches = [event for event in journal(survivor) if "command" in (event.get("sweep") or {})]
+    assert len(launches) == 5
+
+
 def test_what_was_measured_before_an_interrupt_stays(survivor: Path) -> None:
     measured: dict[tuple[str, int], float] = {}
     for event in journal(survivor):
