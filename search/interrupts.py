@@ -56,14 +56,14 @@ class Interrupts:
         self.requested = True
         _say("stopping: what was measured is kept. Once more stops at once.")
 
-    def end_at_once(self) -> NoReturn:
-        """End this process and all that it has started, saying how to go on."""
+    def end_at_once(self, words: str = "", code: int = EXIT_CODE) -> NoReturn:
+        """End this process and all that it has started, saying how to go on, or other ``words``."""
         try:
             self._restore_terminal()
             kill_descendants()
-            _say(self._last_words)
+            _say(words or self._last_words)
         finally:
-            os._exit(EXIT_CODE)
+            os._exit(code)
 
 
 def _say(text: str) -> None:

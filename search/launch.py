@@ -20,6 +20,7 @@ from search.interrupts import Interrupts
 from search.plan import SweepPlan, make_plan
 from search.progress import Progress
 from search.ray_session import configure_ray, start_ray
+from search.ray_watch import watch_ray
 from search.run_folder import exists_already, is_taken, new_run_folder, remove_leftovers
 from search.run_lock import locked
 from search.storage_errors import storage_stop
@@ -98,7 +99,8 @@ def _run(plan: SweepPlan, paths: RunPaths, command: str, console: Console) -> bo
         # Before anything else: meanwhile Ray's processes import what trials need, and this one what it needs itself.
         threading.Thread(target=_import_ahead, daemon=True).start()
         _start_ray(plan, interrupts)
-        return _run_heeding(plan, paths, command, console, interrupts)
+        with watch_ray(lambda name: interrupts.end_at_once(_ray_is_gone(name, paths.root), code=2)):
+            return _run_heeding(plan, paths, command, console, interrupts)
 
 
 def _import_ahead() -> None:
@@ -115,6 +117,11 @@ def _start_ray(plan: SweepPlan, interrupts: Interrupts) -> None:
     except SystemExit:  # Ray takes SIGTERM while it starts
         interrupts.end_at_once()
     interrupts.take_over()
+
+
+def _ray_is_gone(name: str, run_dir: Path) -> str:
+    cause = "killed, or this machine ran out of memory"
+    return f"error: Ray's process {name} is gone ({cause}); go on with: lorafront resume {run_dir}"
 
 
 def interrupted_text(run_dir: Path) -> str:

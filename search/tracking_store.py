@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.tracking_client import mlflow_client
+from search.tracking_schema import create_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,6 +57,7 @@ class RunStore:
     @cached_property
     def client(self) -> "MlflowClient":
         """MLflow's own client."""
+        create_store(self._uri, self._artifact_root)
         return mlflow_client(self._uri)
 
     @cached_property

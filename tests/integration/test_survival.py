@@ -154,6 +154,24 @@ def test_the_study_and_mlflow_agree_with_the_journal(survivor: Path) -> None:
     assert disagreements(survivor) == []
 
 
+def test_a_killed_raylet_ends_it_resumably_and_leaves_nothing(workshop: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    launched = Launched(*TINY_SWEEP, "--trials", 2, "--no-baseline", "--out", run, cwd=workshop, run=run)
+    launched.wait_for('"event":"result"')
+    names = launched.processes()
+    (raylet,) = [pid for pid, name in names.items() if name.split("\0")[0].endswith("/raylet")]
+    os.kill(raylet, signal.SIGKILL)
+    code, stdout, stderr = launched.end()
+    assert code == 2, stdout + stderr
+    assert stderr.splitlines()[-1].startswith("error: Ray's process raylet is gone")
+    assert stderr.splitlines()[-1].endswith(f"go on with: lorafront resume {run}")
+    wait_until(lambda: not launched.processes())
+    done = lorafront("resume", run, cwd=workshop)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert disagreements(run) == []
+    assert len(journal_trials(run)) == 2
+
+
 @pytest.mark.skipif(not HOST, reason="needs an address other than loopback")
 def test_two_sweeps_share_a_cluster_and_an_output_folder(workshop: Path, tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="lf-", dir="/tmp") as folder:
