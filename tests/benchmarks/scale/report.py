@@ -101,11 +101,13 @@ def verdict(found: Sequence[Figures], tune: Sequence[Figures], files: Figures | 
     rate, costs = load(last), {name: cpu_of(last, *parts) for name, parts in PARTS.items()}
     most = max(costs, key=lambda name: costs[name])
     text = [
-        f"{last['devices']:,} devices send {rate['offered']:.1f} rungs a second with the recorded curves' times "
-        f"(rungs of 9 to 45 s); one core of the driver takes {rate['taken']:.1f}. Most of it is the {most} "
+        f"{last['devices']:,} devices send {rate['offered']:.1f} rungs a second at the recorded curves' pace; "
+        f"one core of the driver takes {rate['taken']:.1f}. Most of it is the {most} "
         f"({costs[most] / driver_seconds(last):.0%}). It keeps {last['devices']:,} devices busy once a rung takes "
         f"{rate['shortest_rung_seconds'] / 60:.1f} minutes or more on the average.",
-        f"{last['records_at_the_end']:,} records were left to MLflow at the end.",
+        f"MLflow wrote {last['records_while_playing']:,} states of trials meanwhile and had {last['records_at_the_end']:,} "
+        f"to look at in the end, which took {last['mlflow_closing_seconds']:.0f} s. Until the first reports, the first "
+        f"{last['devices']:,} suggestions are random and cost nothing.",
     ]
     if len(tune) > 1:
         first, second = tune[0], tune[-1]
