@@ -105,8 +105,8 @@ def verdict(found: Sequence[Figures], tune: Sequence[Figures], files: Figures | 
         f"one core of the driver takes {rate['taken']:.1f}. Most of it is the {most} "
         f"({costs[most] / driver_seconds(last):.0%}). It keeps {last['devices']:,} devices busy once a rung takes "
         f"{rate['shortest_rung_seconds'] / 60:.1f} minutes or more on the average.",
-        f"MLflow wrote {last['records_while_playing']:,} states of trials meanwhile and had {last['records_at_the_end']:,} "
-        f"to look at in the end, which took {last['mlflow_closing_seconds']:.0f} s. Until the first reports, the first "
+        f"MLflow wrote {last['records_while_playing']:,} states of trials meanwhile and had "
+        f"{last['records_at_the_end']:,} to look at in the end, which took {last['mlflow_closing_seconds']:.0f} s. Until the first reports, the first "
         f"{last['devices']:,} suggestions are random and cost nothing.",
     ]
     if len(tune) > 1:
