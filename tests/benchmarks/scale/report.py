@@ -106,8 +106,8 @@ def verdict(found: Sequence[Figures], tune: Sequence[Figures], files: Figures | 
         f"({costs[most] / driver_seconds(last):.0%}). It keeps {last['devices']:,} devices busy once a rung takes "
         f"{rate['shortest_rung_seconds'] / 60:.1f} minutes or more on the average.",
         f"MLflow wrote {last['records_while_playing']:,} states of trials meanwhile and had "
-        f"{last['records_at_the_end']:,} to look at in the end, which took {last['mlflow_closing_seconds']:.0f} s. Until the first reports, the first "
-        f"{last['devices']:,} suggestions are random and cost nothing.",
+        f"{last['records_at_the_end']:,} to look at in the end, which took {last['mlflow_closing_seconds']:.0f} s. "
+        f"The first {last['devices']:,} suggestions are random and cost nothing: nothing has reported yet.",
     ]
     if len(tune) > 1:
         first, second = tune[0], tune[-1]
