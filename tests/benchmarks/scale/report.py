@@ -65,10 +65,12 @@ def table(found: Sequence[Figures]) -> tuple[list[str], list[list[str]]]:
     sizes = [figures["trials"] for figures in found]
     columns = ["", *(f"{size:,} trials" for size in sizes), f"per trial at {sizes[-1]:,}", "grows as n^"]
     every = [totals(figures) for figures in found]
+    # With no more trials than devices all suggestions are random, and cost nothing: what follows is no growth.
+    unlike = {"driver: sampler, s", "driver: all of it, s"} if sizes[0] <= found[0]["devices"] else set()
     rows = []
     for name in every[0]:
         values = [each[name] for each in every]
-        power = exponent(values[0], values[-1], sizes)
+        power = math.nan if name in unlike else exponent(values[0], values[-1], sizes)
         each = values[-1] / sizes[-1]
         unit = {"s": (f"{1000 * each:.3g} ms"), "MiB": f"{1024 * each:.3g} KiB"}.get(name.rpartition(", ")[2])
         rows.append(
