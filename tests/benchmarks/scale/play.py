@@ -68,7 +68,7 @@ class DriverSimulator(Simulator):
         self.turns += 1
         for callback in self._callbacks:
             callback.on_step_begin(iteration=self.turns, trials=self._trials)
-        # Tune asks at every turn, also when no worker is free. A choice made here would be lost; without room there is none.
+        # Tune asks at every turn, also with all workers busy. A choice here would be lost; without room there is none.
         if self.free == 0 and not self.scheduler.has_room:
             self.scheduler.choose_trial_to_run(self)
 
