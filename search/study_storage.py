@@ -90,7 +90,7 @@ class SoleWriterStorage(BaseStorage):
 
     def _write_params(self, trial_id: int) -> None:
         """Write the dimensions of a trial that are still to be written, in one transaction."""
-        params = self._unwritten.pop(trial_id, None)
+        params = self._unwritten.get(trial_id)
         if params is None:
             return
         session = self._database.scoped_session()
@@ -102,6 +102,7 @@ class SoleWriterStorage(BaseStorage):
             session.commit()
         finally:
             session.close()
+        del self._unwritten[trial_id]
 
     # Studies: as the database says.
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:

@@ -15,17 +15,18 @@ from tests.benchmarks.scale.stopwatch import Stopwatch
 
 def test_a_small_sweep_writes_a_real_run_folder(tmp_path: Path) -> None:
     curves = CurveTable.load(write_table(tmp_path / "table.jsonl", 60), answers="nearest")
-    found = measure(tmp_path / "run", curves, 12, devices=4, examples=8)
+    found = measure(tmp_path / "run", curves, 24, devices=4, examples=8)
     run = load_run(tmp_path / "run")
     assert Counter(trial.status for trial in run.front.trials) == found["statuses"]
-    assert sum(found["statuses"].values()) == 12
+    assert sum(found["statuses"].values()) == 24
     assert found["statuses"]["completed"] > 0
     assert found["problems"] == []
+    assert found["stranded"] == 0
     assert {"optuna.db", "mlflow.db", "trials.jsonl", "front.json"} <= found["bytes"].keys()
-    assert found["mlflow_in_all"]["calls"]["create_run"] >= 12
+    assert found["mlflow_in_all"]["calls"]["create_run"] >= 24
     assert {"scheduler", "sampler", "study (SQLite)", "journal", "recorder"} <= found["parts"].keys()
     columns, rows = table([found])
-    assert columns[1] == "12 trials"
+    assert columns[1] == "24 trials"
     assert all(len(row) == len(columns) for row in rows)
     assert load(found)["taken"] > 0
     assert "4 devices" in section([found], [], None)

@@ -24,7 +24,7 @@ from tests.benchmarks.tables import put_between, show
 
 CURVES = Path(__file__).parents[1] / "data" / "smollm2-135m.jsonl.gz"
 EXAMPLES = 256  # of validation, as in the profiles of 1B to 13B models
-TUNE_TRIALS, TUNE_WORKERS = (50, 400), 16
+TUNE_TRIALS, TUNE_WORKERS = (50, 150), 16
 
 
 def parse_arguments() -> argparse.Namespace:

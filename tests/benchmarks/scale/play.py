@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from tests.benchmarks.replay.run import PAUSED, SimulatedTrial
+from tests.benchmarks.replay.run import SimulatedTrial
 from tests.benchmarks.replay.simulator import Simulator
 from tests.benchmarks.replay.table import CurveTable
 
@@ -68,8 +68,9 @@ class DriverSimulator(Simulator):
         self.turns += 1
         for callback in self._callbacks:
             callback.on_step_begin(iteration=self.turns, trials=self._trials)
-        if self.free == 0:
-            self.scheduler.choose_trial_to_run(self)  # Tune asks at every turn, also when no worker is free
+        # Tune asks at every turn, also with all workers busy. A choice here would be lost; without room there is none.
+        if self.free == 0 and not self.scheduler.has_room:
+            self.scheduler.choose_trial_to_run(self)
 
     def _start(self, trial: Any) -> None:
         super()._start(trial)
@@ -87,12 +88,9 @@ class DriverSimulator(Simulator):
     def stop_trial(self, trial: Any) -> None:
         """End a trial of any status for good; of a paused one the callbacks hear, too."""
         if not trial.is_finished():
-            was_paused = trial.status == PAUSED
             super().stop_trial(trial)
             self._tell("on_trial_complete", trial)
-            self.stopped_at_the_end += was_paused
 
-    stopped_at_the_end = 0
     request_stop_trial = stop_trial
 
     def _next_result(self, trial: SimulatedTrial) -> dict[str, Any]:

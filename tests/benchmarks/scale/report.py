@@ -65,10 +65,12 @@ def table(found: Sequence[Figures]) -> tuple[list[str], list[list[str]]]:
     sizes = [figures["trials"] for figures in found]
     columns = ["", *(f"{size:,} trials" for size in sizes), f"per trial at {sizes[-1]:,}", "grows as n^"]
     every = [totals(figures) for figures in found]
+    # With no more trials than devices all suggestions are random, and cost nothing: what follows is no growth.
+    unlike = {"driver: sampler, s", "driver: all of it, s"} if sizes[0] <= found[0]["devices"] else set()
     rows = []
     for name in every[0]:
         values = [each[name] for each in every]
-        power = exponent(values[0], values[-1], sizes)
+        power = math.nan if name in unlike else exponent(values[0], values[-1], sizes)
         each = values[-1] / sizes[-1]
         unit = {"s": (f"{1000 * each:.3g} ms"), "MiB": f"{1024 * each:.3g} KiB"}.get(name.rpartition(", ")[2])
         rows.append(
@@ -101,11 +103,13 @@ def verdict(found: Sequence[Figures], tune: Sequence[Figures], files: Figures | 
     rate, costs = load(last), {name: cpu_of(last, *parts) for name, parts in PARTS.items()}
     most = max(costs, key=lambda name: costs[name])
     text = [
-        f"{last['devices']:,} devices send {rate['offered']:.1f} rungs a second with the recorded curves' times "
-        f"(rungs of 9 to 45 s); one core of the driver takes {rate['taken']:.1f}. Most of it is the {most} "
+        f"{last['devices']:,} devices send {rate['offered']:.1f} rungs a second at the recorded curves' pace; "
+        f"one core of the driver takes {rate['taken']:.1f}. Most of it is the {most} "
         f"({costs[most] / driver_seconds(last):.0%}). It keeps {last['devices']:,} devices busy once a rung takes "
         f"{rate['shortest_rung_seconds'] / 60:.1f} minutes or more on the average.",
-        f"{last['records_at_the_end']:,} records were left to MLflow at the end.",
+        f"MLflow wrote {last['records_while_playing']:,} states of trials meanwhile and had "
+        f"{last['records_at_the_end']:,} to look at in the end, which took {last['mlflow_closing_seconds']:.0f} s. "
+        f"The first {last['devices']:,} suggestions are random and cost nothing: nothing has reported yet.",
     ]
     if len(tune) > 1:
         first, second = tune[0], tune[-1]
