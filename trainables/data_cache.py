@@ -2,10 +2,7 @@
 
 import hashlib
 import json
-import os
 import sys
-import tempfile
-import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from trainables.chat import TokenizedExample
+from trainables.kept_arrays import kept
 from trainables.settings import DataSettings
-from trainables.trace_cache import code_version
 
 SPLITS = ("train", "validation", "test")
 _LIBRARIES = ("transformers", "tokenizers", "pyarrow")
@@ -47,7 +44,7 @@ def kept_data(
     cache_dir: Path,
     prepare: Callable[[], PreparedData],
 ) -> PreparedData:
-    """The prepared data: from the cache, else from ``prepare``. A broken file is made anew.
+    """The prepared data: from the cache, else from ``prepare``.
 
     They are the same as long as the settings, ``wanted`` (which of the examples), path, size and time of the data file,
     the tokenizer's files and the code are. A hub data set is prepared each time: only its hub knows its version.
@@ -56,15 +53,8 @@ def kept_data(
     if source is None:
         return prepare()
     question = f"{source} {settings.model_dump_json()} {wanted} {_tokenizer(Path(tokenizer_path))}"
-    name = hashlib.sha256(f"{code_version(*_LIBRARIES)} {question}".encode()).hexdigest()
-    file = cache_dir / "data" / f"{name}.npz"
-    try:
-        return _read(file)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        data = prepare()
-    with suppress(OSError):  # a cache that cannot be written only costs time
-        _write(file, data)
-    return data
+    folder = cache_dir / "data"
+    return kept(folder, question, _LIBRARIES, prepare, as_arrays=_as_arrays, from_arrays=_from_arrays)
 
 
 def _source(settings: DataSettings) -> str | None:
@@ -87,21 +77,15 @@ def _tokenizer(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _write(file: Path, data: PreparedData) -> None:
+def _as_arrays(data: PreparedData) -> dict[str, np.ndarray]:
     rest = {"pad_token_id": data.pad_token_id, "fingerprint": data.fingerprint, "counts": data.counts}
     arrays = {"rest": np.array(json.dumps(rest))}
     for split in SPLITS:
-        arrays |= _as_arrays(split, getattr(data, split))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(
-        dir=file.parent, suffix=".part"
-    )  # readable by its owner alone: it is user data
-    with os.fdopen(handle, "wb") as stream:
-        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-    os.replace(scratch, file)
+        arrays |= _split_arrays(split, getattr(data, split))
+    return arrays
 
 
-def _as_arrays(split: str, examples: Sequence[TokenizedExample]) -> dict[str, np.ndarray]:
+def _split_arrays(split: str, examples: Sequence[TokenizedExample]) -> dict[str, np.ndarray]:
     return {
         f"{split}_ids": np.concatenate([example.input_ids for example in examples]),
         f"{split}_supervised": np.concatenate([example.supervised for example in examples]),
@@ -110,14 +94,12 @@ def _as_arrays(split: str, examples: Sequence[TokenizedExample]) -> dict[str, np
     }
 
 
-def _read(file: Path) -> PreparedData:
-    with np.load(file, allow_pickle=False) as arrays:
-        rest = json.loads(str(arrays["rest"]))
-        train, validation, test = (_as_examples(split, arrays) for split in SPLITS)
-        return PreparedData(train, validation, test, **rest)
+def _from_arrays(arrays: Any) -> PreparedData:
+    train, validation, test = (_split_examples(split, arrays) for split in SPLITS)
+    return PreparedData(train, validation, test, **json.loads(str(arrays["rest"])))
 
 
-def _as_examples(split: str, arrays: Any) -> tuple[TokenizedExample, ...]:
+def _split_examples(split: str, arrays: Any) -> tuple[TokenizedExample, ...]:
     ends = arrays[f"{split}_lengths"].cumsum()[:-1]
     ids, supervised = (np.split(arrays[f"{split}_{name}"], ends) for name in ("ids", "supervised"))
     truncated = arrays[f"{split}_truncated"].tolist()

@@ -174,9 +174,9 @@ def _shallow(request: _Request, layers: int) -> "Timeline":
 
 @lru_cache(maxsize=256)
 def _traced(request: _Request) -> "Timeline":
-    from trainables.trace_cache import kept
+    from trainables.trace_cache import kept_trace
 
-    return kept(repr(request), lambda: _trace(request))
+    return kept_trace(repr(request), lambda: _trace(request))
 
 
 def _trace(request: _Request) -> "Timeline":

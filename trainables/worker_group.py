@@ -30,8 +30,6 @@ START_TIMEOUT_S = 300.0
 GRACE_S = 5.0
 # What the devices differ in; the worst one's figures stand for the trial.
 _MEMORY_FACTS = ("peak_memory_bytes", "reserved_memory_bytes", "outside_allocator_bytes", "peak_operator")
-
-
 _OWN_SHARE = 0.01  # of a core: the trial itself only waits
 
 
