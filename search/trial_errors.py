@@ -13,7 +13,7 @@ _DEATHS = (
     "node has died",
     "killed by `ray.kill`",
     "node was",
-    "temporarily unavailable",
+    "actor is temporarily unavailable",
 )
 # The class in front of one of our own errors, whose text says enough.
 _OWN_ERROR = re.compile(r"^search\.errors\.\w+: ")
