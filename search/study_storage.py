@@ -112,7 +112,9 @@ class SoleWriterStorage(BaseStorage):
     def delete_study(self, study_id: int) -> None:
         """Remove a study with its trials."""
         self._database.delete_study(study_id)
-        del self._studies[study_id]
+        for known in (self._studies, self._directions):
+            known.pop(study_id, None)
+        self._trials = {number: entry for number, entry in self._trials.items() if entry[0] != study_id}
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """Write a study's attribute."""

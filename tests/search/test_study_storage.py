@@ -98,3 +98,11 @@ def test_trials_under_way_are_not_read_again(tmp_path: Path, monkeypatch: pytest
     trials.append(ask(study))
     study.tell(trials[0], [1.0, 2.0])
     assert len(study.get_trials(states=(TrialState.RUNNING,))) == 3
+
+
+def test_a_deleted_study_is_forgotten(tmp_path: Path) -> None:
+    study = filled(tmp_path)
+    storage, first = study._storage, study.trials[0]._trial_id
+    storage.delete_study(study._study_id)
+    with pytest.raises(KeyError):
+        storage.get_trial(first)
