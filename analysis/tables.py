@@ -68,8 +68,7 @@ def against_full_table(front: Front) -> "Table | None":
     rows = against_full_rows(front)
     if not rows:
         return None
-    table = _plain_table("Against full fine-tuning")
-    table.padding = (0, 1, 0, 0)
+    table = _plain_table("Against full fine-tuning", gap=1)
     table.add_column("trial", no_wrap=True)
     table.add_column("")
     for heading in ("gain kept", "on test", "memory", "speed"):
@@ -80,12 +79,22 @@ def against_full_table(front: Front) -> "Table | None":
     return table
 
 
-def _plain_table(title: str) -> "Table":
-    """An empty table as all are drawn here; the title is text, not markup, as users name runs."""
+def _plain_table(title: str, gap: int = 2) -> "Table":
+    """An empty table as all are drawn here, ``gap`` blanks between columns.
+
+    The title is text, not markup, as users name runs.
+    """
     from rich.table import Table
     from rich.text import Text
 
-    return Table(title=Text(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
+    return Table(
+        title=Text(title),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 1, 0, gap - 1),
+        header_style="bold",
+    )
 
 
 def _table(front: Front, trials: Iterable[TrialRecord], title: str, width: int) -> "Table":
@@ -94,8 +103,7 @@ def _table(front: Front, trials: Iterable[TrialRecord], title: str, width: int) 
 
     settings = (varying_keys(front.trials) or _DEFAULT_SETTINGS)[:_MAX_SETTINGS]
     results = ("loss", "memory", "tokens/s") if width >= _WIDE else ("loss", "memory")
-    table = _plain_table(title)
-    table.padding = (0, 1) if width >= _WIDE else (0, 1, 0, 0)
+    table = _plain_table(title, gap=2 if width >= _WIDE else 1)
     for heading in ("", "trial", "status"):
         table.add_column(heading, no_wrap=True)
     for key in settings:

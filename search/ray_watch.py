@@ -26,7 +26,8 @@ def watch_ray(give_up: Callable[[str], None]) -> Iterator[None]:
         while not over.wait(LOOK_SECONDS):
             gone = next((name for name, process in watched.items() if _is_gone(process)), None)
             if gone is not None:
-                _kill_workers({process.pid for process in watched.values()})
+                if "raylet" in watched:
+                    _kill_workers(watched["raylet"].pid)
                 return give_up(gone)
 
     threading.Thread(target=look, name="ray", daemon=True).start()
@@ -45,11 +46,11 @@ def _is_gone(process: Any) -> bool:
         return True
 
 
-def _kill_workers(raylets: set[int]) -> None:
-    """Kill the processes that a raylet has started, which are nobody's children once it is gone."""
+def _kill_workers(raylet: int) -> None:
+    """Kill the processes that the raylet has started, which are nobody's children once it is gone."""
     import psutil
 
     for process in psutil.process_iter():
         with suppress(psutil.Error):  # another user's, or gone meanwhile
-            if process.environ().get("RAY_RAYLET_PID") in map(str, raylets):
+            if process.environ().get("RAY_RAYLET_PID") == str(raylet):
                 process.kill()

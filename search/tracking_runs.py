@@ -69,17 +69,11 @@ class SweepRuns:
         """Bring a trial's run up to date with ``record``; ``on_front`` None leaves that tag alone."""
         parent = self._load()
         run = self._trials.get(record.trial_id)
+        tags = {**self._tags, "status": record.status, "kind": record.kind}
         if run is None:
             # Most trials never are on the front: at the sweep's end nothing is left to say of them.
-            identity = {
-                **self._tags,
-                TRIAL_ID: record.trial_id,
-                PARENT_ID: parent.run_id,
-                "on_front": "false",
-            }
-            identity |= {"status": record.status, "kind": record.kind}
-            run = self._trials[record.trial_id] = self._store.create(record.trial_id, identity)
-        tags = {**self._tags, "status": record.status, "kind": record.kind}
+            first = tags | {TRIAL_ID: record.trial_id, PARENT_ID: parent.run_id, "on_front": "false"}
+            run = self._trials[record.trial_id] = self._store.create(record.trial_id, first)
         if record.error:
             tags["error"] = record.error[:_MAX_ERROR_LENGTH]
         if on_front is not None:

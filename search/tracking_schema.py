@@ -41,9 +41,8 @@ def _file_of(uri: str) -> Path | None:
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 
-    if (
-        not uri.startswith("sqlite:") or "?" in uri
-    ):  # options after a question mark: MLflow makes of them what it will
+    # Options after a question mark are left to MLflow.
+    if not uri.startswith("sqlite:") or "?" in uri:
         return None
     try:
         database = make_url(uri).database
