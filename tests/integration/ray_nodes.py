@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -102,15 +103,14 @@ class RayNodes:
                 self.kill(process)
 
 
-def is_training(node: psutil.Popen) -> bool:
-    """Whether a trial is being trained on a node: Ray names its workers after what they do."""
+def training_processes(node: psutil.Popen) -> list[psutil.Process]:
+    """Those in which a trial is being trained on a node: Ray names its workers after what they do."""
+    found = []
     for each in node.children(recursive=True):
-        try:
+        with suppress(psutil.Error):
             if each.cmdline()[:1] == ["ray::ResourceTrainable.train"]:
-                return True
-        except psutil.Error:
-            continue
-    return False
+                found.append(each)
+    return found
 
 
 def own_environment(cwd: Path) -> dict[str, str]:

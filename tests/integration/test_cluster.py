@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import LEARNABLE, LORAFRONT
-from tests.integration.ray_nodes import HOST, RAY, RayNodes, is_training, own_environment
+from tests.integration.ray_nodes import HOST, RAY, RayNodes, own_environment, training_processes
 
 pytestmark = [
     pytest.mark.slow,
@@ -118,10 +118,13 @@ def test_nodes_come_and_die_and_nothing_is_lost(nodes: RayNodes, workshop: Path)
         nodes, workshop, "--out", run, "--trials", 3, "--max-examples", 1350, "--concurrent", 3,
         "--set", "scheduler=fifo", "--set", "sampler=random", "--set", "space.batch_size=8",
     )  # fmt: skip
-    wait_for(lambda: len(trials_with(run, "checkpoint")) >= 2 and is_training(dying), process)
+    wait_for(lambda: len(trials_with(run, "checkpoint")) >= 2 and training_processes(dying), process)
     assert trials_with(run, "ended") == set()
     before = {e["trial"]["trial_id"]: e["trial"]["rungs"] for e in events(run) if e["event"] == "result"}
     nodes.kill(dying)
+    wait_for(lambda: training_processes(staying), process)
+    for worker in training_processes(staying):  # or all may be done before others have joined
+        worker.suspend()
     if CAN_HIDE:
         nodes.add(prefix=IN_OWN_WORLD, HIDDEN=f"{workshop}/model")
     nodes.add()

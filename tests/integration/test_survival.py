@@ -98,7 +98,11 @@ def make_read_only(launched: Launched) -> None:
     """As a failing disk does it: what is open stays open."""
     run = launched.run
     launched.wait_for_more(ENDED)
-    assert mount("--bind", run, run) == mount("-o", "remount,ro,bind", run) == 0
+    # Made read-only elsewhere first: where a file is open for writing, a mount cannot be changed.
+    aside = run.with_name("aside")
+    aside.mkdir()
+    assert mount("--bind", run, aside) == mount("-o", "remount,ro,bind", aside) == mount("--bind", aside, run) == 0
+    unmount(aside)
     stops_for_its_disk(launched, "read-only")
     refused = lorafront("resume", run, cwd=run.parent)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
