@@ -101,7 +101,8 @@ def make_read_only(launched: Launched) -> None:
     # Made read-only elsewhere first: where a file is open for writing, a mount cannot be changed.
     aside = run.with_name("aside")
     aside.mkdir()
-    assert mount("--bind", run, aside) == mount("-o", "remount,ro,bind", aside) == mount("--bind", aside, run) == 0
+    for arguments in (("--bind", run, aside), ("-o", "remount,ro,bind", aside), ("--bind", aside, run)):
+        assert mount(*arguments) == 0
     unmount(aside)
     stops_for_its_disk(launched, "read-only")
     refused = lorafront("resume", run, cwd=run.parent)
