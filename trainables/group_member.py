@@ -1,5 +1,6 @@
 """One of the processes that train a trial together: a warm `Worker` that joins a process group. Runs as a Ray actor."""
 
+import gc
 import os
 import socket
 import tempfile
@@ -128,6 +129,7 @@ class GroupMember:
             timeout=timedelta(seconds=timeout_s),
         )
         self._worker = Worker(self._data, self._execution.threads, self._execution.eval_batch_size)
+        gc.freeze()  # as one worker alone does
 
     def load_base(self, spec: TrialSpec) -> None:
         """End the last trial, and load the next one's base model unless it is the same. Not collective.

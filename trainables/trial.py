@@ -1,5 +1,6 @@
 """The Ray Tune trainable: between Tune's calls and the worker that does the job."""
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ class LoraTrial(tune.Trainable):
         spec = TrialSpec.model_validate(config["spec"])
         assert data is not None, "data come through tune.with_parameters"
         self.worker = make_worker(data, spec.execution)
+        gc.freeze()  # modules are never garbage: looking for it between two trials takes no time then
         self._begin(spec)
 
     def _begin(self, spec: TrialSpec) -> None:

