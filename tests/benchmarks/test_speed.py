@@ -1,9 +1,11 @@
-"""The floor, start and growth benchmarks: what their numbers are made of. The runs themselves are no tests."""
+"""The floor, GPU, start and growth benchmarks: what their numbers are made of. The runs themselves are no tests."""
 
 import pytest
 
 from tests.benchmarks.floor.report import largest_difference, verdict
 from tests.benchmarks.floor.report import table_rows as floor_rows
+from tests.benchmarks.gpu.report import table_rows as gpu_rows
+from tests.benchmarks.gpu.report import verdicts as gpu_verdicts
 from tests.benchmarks.growth.points import Point, all_points, lines
 from tests.benchmarks.growth.report import curve, exponent, per_unit, verdicts
 from tests.benchmarks.growth.report import table_rows as growth_rows
@@ -30,6 +32,27 @@ def test_a_contender_is_measured_by_the_bare_run_next_to_it() -> None:
     assert "missed" in verdict({**runs, "ours": [run(180.0, mib, [])]})
     with pytest.raises(ValueError, match="zip"):
         largest_difference([1.0], [1.0, 2.0])
+
+
+def test_a_gpu_run_is_measured_by_its_bare_loop_its_card_and_its_prediction() -> None:
+    def on_gpu(speed: float, gib: float | None, flops: float = 5e9) -> dict[str, object]:
+        return {"tokens_per_second": speed, "flops_per_token": flops, "peak_bytes": gib and gib * 2**30}
+
+    runs = {
+        "lora": [on_gpu(3e4, 10.0), on_gpu(4e4, 10.0)],
+        "full": [on_gpu(2e4, 40.0), on_gpu(2e4, 40.0)],
+        "bare": [on_gpu(2e4, None), on_gpu(2e4, None)],
+        "trainer-full": [on_gpu(1e4, None, 0.0)],
+    }
+    lora, full, bare, trainer = gpu_rows(runs, {"lora": 9 * 2**30}, 1e15)
+    assert lora[2:4] == ["1.75 (1.50 to 2.00)", "0.17 (0.15 to 0.20)"]
+    assert lora[5:] == ["10.00", "9.00 (-10.0%)"]
+    assert full[2] == "-"
+    assert bare[5:] == trainer[5:] == ["-", "-"]
+    assert trainer[3] == "-"
+    (said,) = gpu_verdicts(runs)
+    assert "1.75 (1.50 to 2.00) times" in said
+    assert "in 25% of its memory" in said
 
 
 def point(curve_name: str, x: int, seconds: float, *, again: bool = False) -> dict[str, object]:

@@ -10,14 +10,36 @@ from tests.benchmarks.floor.task import Record, Task
 
 def run_steps(task: Task, step: Callable[[list[int]], float], held: Callable[[], list[Any]]) -> Record:
     """All steps, timed, and the last one's live bytes counted. ``step`` returns the loss per target."""
-    from trainables.memory import probe_cpu_peak
-
     record = Record()
     for indices in task.batches[:-1]:
         record.losses.append(step(indices))
         record.step_done()
-    record.peak_bytes = probe_cpu_peak(partial(step, task.batches[-1]), held()).peak_bytes
+    last = partial(step, task.batches[-1])
+    record.peak_bytes = peak_of(last, held)
+    record.flops = flops_of(last)
     return record
+
+
+def peak_of(step: Callable[[], float], held: Callable[[], list[Any]]) -> int:
+    """Bytes: the most that lives at once on a CPU, the most that the allocator has given out on a GPU."""
+    import torch
+
+    from trainables.memory import probe_cpu_peak
+
+    if not torch.cuda.is_available():
+        return probe_cpu_peak(step, held()).peak_bytes
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return torch.cuda.max_memory_allocated()
+
+
+def flops_of(step: Callable[[], float]) -> int:
+    """Floating-point operations of a step's matrix products and attention, recomputed ones too, as torch counts them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
 
 
 def held_by(model: Any, optimizer: Any) -> list[Any]:
@@ -76,10 +98,11 @@ def peft_model(task: Task, dtype: Any) -> Any:
 
     from trainables.adapters import lora_config
 
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(1)
-    base = AutoModelForCausalLM.from_pretrained(task.spec.base_model_path, torch_dtype=dtype)
+    base = AutoModelForCausalLM.from_pretrained(task.spec.base_model_path, torch_dtype=dtype).to(device)
     torch.manual_seed(task.spec.seed)
-    return get_peft_model(base, lora_config(task.spec))
+    return base if task.spec.kind == "full" else get_peft_model(base, lora_config(task.spec))
 
 
 def optimizer_and_schedule(task: Task, model: Any) -> tuple[Any, Any]:
@@ -95,28 +118,32 @@ def optimizer_and_schedule(task: Task, model: Any) -> tuple[Any, Any]:
 
 
 def bare(task: Task, *, fused: bool = False) -> Record:
-    """The loop that one would write by hand to be fast."""
+    """The loop that one would write by hand to be fast; full fine-tuning with fp32 weights under autocast."""
     import torch
     import torch.nn.functional as F
 
     from trainables.batches import collate
+    from trainables.losses import to_device
+    from trainables.training import base_dtype, half_precision
 
-    model = peft_model(task, torch.bfloat16)
+    model = peft_model(task, base_dtype(task.spec))
     if fused:
         from trainables.cpu_attention import use_short_attention
         from trainables.fused_adapters import fuse_adapters
 
         use_short_attention()
         fuse_adapters(model)
-    causal = model.get_base_model()
+    causal = model.get_base_model() if task.spec.kind == "lora" else model
     optimizer, schedule = optimizer_and_schedule(task, model)
     trained = optimizer.param_groups[0]["params"]
     model.train()
 
     def step(indices: list[int]) -> float:
         batch = collate([task.plan.data.train[index] for index in indices], task.plan.data.pad_token_id)
-        hidden = causal.model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-        loss = F.cross_entropy(causal.lm_head(hidden[batch.positions]).float(), batch.targets)
+        batch = to_device(batch, model.device)
+        with half_precision(task.spec, model.device):
+            hidden = causal.model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+            loss = F.cross_entropy(causal.lm_head(hidden[batch.positions]).float(), batch.targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, task.spec.execution.max_grad_norm)
         optimizer.step()

@@ -44,12 +44,13 @@ class Task:
 
 @dataclass
 class Record:
-    """Times at the end of every step but the last, losses of them (nats per target), and the last one's peak."""
+    """Times at the end of every step but the last, losses of them (nats per target), the last one's peak and FLOPs."""
 
     losses: list[float] = field(default_factory=list)
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     peak_bytes: int = 0
+    flops: int = 0
 
     def step_done(self) -> None:
         """A step ended now."""
@@ -64,5 +65,6 @@ class Record:
             "tokens_per_second": tokens / seconds[0],
             "tokens_per_cpu_second": tokens / seconds[1],
             "peak_bytes": self.peak_bytes,
+            "flops_per_token": self.flops / task.tokens(task.batches[-1]),
             "losses": self.losses,
         }

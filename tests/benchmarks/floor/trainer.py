@@ -24,8 +24,9 @@ def trainer(task: Task, *, base: str = "fp32", autocast: bool = False) -> Record
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder, use_cpu=True, bf16=autocast, max_steps=len(task.batches), save_strategy="no",
-            logging_steps=1, disable_tqdm=True, report_to="none", max_grad_norm=task.spec.execution.max_grad_norm,
+            output_dir=folder, use_cpu=not torch.cuda.is_available(), bf16=autocast, max_steps=len(task.batches),
+            save_strategy="no", logging_steps=1, disable_tqdm=True, report_to="none",
+            max_grad_norm=task.spec.execution.max_grad_norm,
         )  # fmt: skip
         running = OnGivenBatches(
             model=model, args=arguments, optimizers=(optimizer, schedule),
@@ -61,21 +62,26 @@ class BatchList:
 
 def stopwatch(record: Record, model: Any, optimizer: Any, steps: int) -> Any:
     """A callback that notes when steps end, and counts the last one's live bytes."""
+    import torch
     from transformers import TrainerCallback
 
     from trainables.memory import LiveBytesCounter
 
-    counter = LiveBytesCounter()
+    counter, on_gpu = LiveBytesCounter(), torch.cuda.is_available()
 
     class Stopwatch(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == steps - 1:
+            if state.global_step == steps - 1 and on_gpu:
+                torch.cuda.reset_peak_memory_stats()
+            elif state.global_step == steps - 1:
                 counter.register(held_by(model, optimizer))
                 counter.__enter__()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step < steps:
                 record.step_done()
+            elif on_gpu:
+                record.peak_bytes = torch.cuda.max_memory_allocated()
             else:
                 counter.__exit__(None, None, None)
                 record.peak_bytes = counter.peak_bytes
