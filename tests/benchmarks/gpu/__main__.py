@@ -6,8 +6,8 @@
 A random model of the size's shape, random tokens in examples of full length, half of them targets; the recommended rank
 on all linear layers. Each contender runs in a process of its own, all in turn. The first two steps warm up. FLOPs are
 those that torch counts in a step (matrix products and attention), the card's are those of an 8192 x 8192 bf16 product,
-measured here too. Runs are kept in ``OUT/NAME-REPEAT.json``; started again, only what is missing is run, and where nothing
-is, no GPU is needed for the table.
+measured here too. Runs are kept in ``OUT/NAME-REPEAT.json``; started again, only what is missing is run, and where
+nothing is, no GPU is needed for the table.
 
 - ``lora`` and ``full``: `trainables.training.Training` with the plugin of the size's profile; ``-ddp`` with that one.
 - ``bare``: PyTorch and PEFT alone, bf16 base and fp32 adapters; ``bare-full``: fp32 weights under bf16 autocast.
