@@ -202,17 +202,19 @@ class Worker:
         self.training.probe.is_done = "peak_memory_bytes" in self._facts
 
     def end(self) -> None:
-        """Finish the trial and get the base model ready for the next one."""
-        if self.training is None:
-            return
-        spec = self.training.spec
-        base = self.training.close()
+        """Finish the trial, if there is one, and get the base model ready for the next one."""
+        if self.training is not None:
+            self._close(self.training)
+            self.training = None
+        self._free()  # in any case: a trial that failed left its cycles behind, too
+
+    def _close(self, training: Training) -> None:
+        spec = training.spec
+        base = training.close()
         # PiSSA changes the weights, and the hybrid plugin exchanges modules, which it refuses to do again.
         keep = spec.kind == "lora" and spec.config.init != "pissa" and spec.execution.plugin != "hybrid"
         self._base = base if keep else None
         self._base_key = self._base_key if keep else None
-        self.training = None
-        self._free()
 
     def _free(self) -> None:
         """Give memory back that only cycles hold, as ZeRO's gradient hooks do: else the next trial's peak has it, too."""

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from search.errors import DivergedError
 from tests.trainables.pretended_gpus import pretend, train_on_two
 from tests.trainables.shared_trials import spec as shared_spec
 from trainables.data import PreparedData
 from trainables.memory import innermost_optimizer
 from trainables.modules import LLAMA_MODULES
 from trainables.settings import TrialSpec
+from trainables.training import Training
 from trainables.worker import Worker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -93,14 +95,33 @@ def test_nothing_of_a_trial_outlives_it(
     worker = Worker(data, threads=1)
     worker.begin(spec(folder, kind=kind, plugin=plugin))
     worker.train_rung()
+    left = tensors_of_trial(worker)
+    worker.end()
+    assert [ref for ref in left if ref() is not None] == []
+
+
+def test_nothing_of_a_failed_trial_outlives_it(
+    data: PreparedData, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch)
+    worker = Worker(data, threads=1)
+    worker.begin(spec(folder, kind="full", plugin="zero1"))
+    worker.train_rung()
+    left = tensors_of_trial(worker)
+    monkeypatch.setattr(Training, "step_on", lambda training, parts: (float("nan"), 1))
+    with pytest.raises(DivergedError):
+        worker.train_rung()
+    worker.end()
+    assert [ref for ref in left if ref() is not None] == []
+
+
+def tensors_of_trial(worker: Worker) -> list[weakref.ref[torch.Tensor]]:
+    """What the trial in training trains, and its optimizer's states."""
     assert worker.training is not None
     optimizer = innermost_optimizer(worker.training.optimizer)
     states = [v for state in optimizer.state.values() for v in state.values() if torch.is_tensor(v)]
     trained = [p for p in worker.training.module.parameters() if p.requires_grad]
-    left = [weakref.ref(tensor) for tensor in (*states, *trained)]
-    del optimizer, states, trained
-    worker.end()
-    assert [ref for ref in left if ref() is not None] == []
+    return [weakref.ref(tensor) for tensor in (*states, *trained)]
 
 
 def test_the_hybrid_plugin_gets_a_new_base_for_every_trial(
