@@ -20,9 +20,10 @@ pytestmark = [
     pytest.mark.skipif(GPUS == 0, reason="needs a CUDA device"),
 ]
 two_gpus = pytest.mark.skipif(GPUS < 2, reason="needs two CUDA devices")
-# ZeRO and Hybrid round adapters to bf16 at every step, ddp keeps them in fp32; 4 bits are another model. 0.0023 was the
-# largest difference seen on an H200 (zero2-offload in 4 bits, whose Adam steps on the host).
-TOLERANCE = 3e-3
+# ZeRO and Hybrid round adapters to bf16 at every step, ddp keeps them in fp32; 4 bits are another model.
+TOLERANCE = 2e-3
+# zero2-offload in 4 bits, whose Adam steps on the host, was 0.0023 off on an H200.
+OFFLOADED_4_BIT_TOLERANCE = 3e-3
 EXECUTIONS: list[dict[str, Any]] = [
     *({"plugin": plugin} for plugin in PLUGINS),
     {"plugin": "ddp", "optimizer": "adamw-8bit"},
@@ -54,7 +55,9 @@ def test_a_plugin_trains_as_ddp_does_and_goes_on_from_its_checkpoint(
     first = worker.train_rung()
     worker.save(tmp_path)
     found = [first["eval_loss"], worker.train_rung()["eval_loss"]]
-    assert found == pytest.approx(reference, abs=TOLERANCE)
+    offloads_4_bit = execution.get("quantize") and execution["plugin"] == "zero2-offload"
+    tolerance = OFFLOADED_4_BIT_TOLERANCE if offloads_4_bit else TOLERANCE
+    assert found == pytest.approx(reference, abs=tolerance)
     assert first["peak_memory_bytes"] > 0
     worker.begin(trial)
     worker.load(tmp_path)
