@@ -16,8 +16,6 @@ is run.
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,6 +27,7 @@ from tests.benchmarks.floor.report import COLUMNS, table_rows, verdict
 from tests.benchmarks.floor.task import Record, Task
 from tests.benchmarks.floor.trainer import trainer
 from tests.benchmarks.tables import markdown, put_between, show
+from tests.benchmarks.turns import last_line, run_in_turn
 
 CONTENDERS: dict[str, Callable[[Task], Record | dict[str, Any]]] = {
     "ours": ours,
@@ -48,21 +47,10 @@ def measure(name: str, examples: int, model: str | None) -> dict[str, Any]:
     return found if isinstance(found, dict) else found.figures(task)
 
 
-def run_all(arguments: argparse.Namespace, names: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """All contenders in turn, each in a process of its own; what has its file already is not run again."""
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    for repeat in range(arguments.repeats):
-        for name in names:
-            file = arguments.out / f"{name}-{repeat}.json"
-            if not file.exists():
-                command = [sys.executable, "-m", "tests.benchmarks.floor", "--measure", name]
-                command += ["--examples", str(arguments.examples)]
-                command += ["--model", arguments.model] if arguments.model else []
-                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-                file.write_text(done.stdout.splitlines()[-1] + "\n")
-            runs[name].append(json.loads(file.read_text()))
-            print(f"{name}: {runs[name][-1]['tokens_per_second']:.0f} tokens/s", file=sys.stderr, flush=True)
-    return runs
+def measure_apart(name: str, examples: int, model: str | None) -> dict[str, Any]:
+    """One run of one contender, in a process of its own."""
+    arguments = ["--measure", name, "--examples", str(examples), *(["--model", model] if model else [])]
+    return last_line("tests.benchmarks.floor", arguments)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -102,7 +90,9 @@ def main() -> None:
 
         arguments.model = str(tiny_llama(arguments.out.resolve() / "tiny"))
         arguments.repeats = 1
-    runs = run_all(arguments, [name for name in CONTENDERS if name in {*arguments.only, "ours", "bare"}])
+    names = [name for name in CONTENDERS if name in {*arguments.only, "ours", "bare"}]
+    one_run = partial(measure_apart, examples=arguments.examples, model=arguments.model)
+    runs = run_in_turn(names, arguments.repeats, arguments.out, one_run)
     rows = table_rows(runs)
     caption = (
         f"One thread, {arguments.examples} examples, {arguments.repeats} repeats in turn: median (least to most). "

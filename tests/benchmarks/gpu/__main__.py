@@ -16,10 +16,8 @@ nothing is, no GPU is needed for the table.
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +29,7 @@ from tests.benchmarks.floor.trainer import trainer
 from tests.benchmarks.gpu.report import COLUMNS, table_rows, verdicts
 from tests.benchmarks.gpu.task import SUPERVISED, make_task, random_model
 from tests.benchmarks.tables import markdown, put_between, show
+from tests.benchmarks.turns import kept, last_line, run_in_turn
 from trainables.memory_model import Kind
 
 
@@ -78,14 +77,6 @@ def measure(name: str, arguments: argparse.Namespace, config: SweepConfig) -> di
     return CONTENDERS[name].loop(task).figures(task)
 
 
-def measure_apart(name: str) -> dict[str, Any]:
-    """One run of one contender, in a process of its own, with this one's arguments."""
-    command = [sys.executable, "-m", "tests.benchmarks.gpu", *sys.argv[1:], "--measure", name]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def card() -> dict[str, Any]:
     """The device's name, and the bf16 FLOP/s of a large matrix product (median time)."""
     import torch
@@ -94,14 +85,6 @@ def card() -> dict[str, Any]:
     left, right = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     seconds = do_bench(lambda: left @ right, return_mode="median") / 1e3
     return {"device": torch.cuda.get_device_name(), "flops_per_second": 2 * 8192**3 / seconds}
-
-
-def kept(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a file holds, which is made and written unless it is there."""
-    if not file.exists():
-        file.write_text(json.dumps(make()) + "\n")
-    found: dict[str, Any] = json.loads(file.read_text())
-    return found
 
 
 def predicted_bytes(name: str, arguments: argparse.Namespace, config: SweepConfig) -> int | None:
@@ -124,15 +107,9 @@ def predicted_bytes(name: str, arguments: argparse.Namespace, config: SweepConfi
     ).peak_bytes
 
 
-def run_all(arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """All contenders in turn, as often as asked."""
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in arguments.only}
-    for repeat in range(arguments.repeats):
-        for name in arguments.only:
-            file = arguments.out / f"{name}-{repeat}.json"
-            runs[name].append(kept(file, partial(measure_apart, name)))
-            print(f"{name}: {runs[name][-1]['tokens_per_second']:.0f} tokens/s", file=sys.stderr, flush=True)
-    return runs
+def measure_apart(name: str) -> dict[str, Any]:
+    """One run of one contender, in a process of its own, with this one's arguments."""
+    return last_line("tests.benchmarks.gpu", [*sys.argv[1:], "--measure", name])
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -174,7 +151,7 @@ def main() -> None:
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
     found = kept(arguments.out / "card.json", card)
-    runs = run_all(arguments)
+    runs = run_in_turn(arguments.only, arguments.repeats, arguments.out, measure_apart)
     predicted = {name: predicted_bytes(name, arguments, config) for name in arguments.only}
     rows = table_rows(runs, predicted, found["flops_per_second"])
     caption = (
