@@ -212,7 +212,21 @@ def _finish(front: Front, paths: RunPaths, tracker: Tracker) -> list[str]:
         problems += tracker.close()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    if any(trial.mlflow_run_id is None for trial in front.trials):  # of short trials MLflow heard only now
+        problems += _fill_in_run_ids(front, paths, tracker)
     return problems
+
+
+def _fill_in_run_ids(front: Front, paths: RunPaths, tracker: Tracker) -> list[str]:
+    from analysis.front import write_front
+
+    for trial in front.trials:
+        trial.mlflow_run_id = trial.mlflow_run_id or tracker.run_id(trial.trial_id)
+    try:
+        write_front(front, paths.front_json)
+    except OSError as error:
+        return [f"front.json could not be written again: {error}"]
+    return []
 
 
 def export_members(front: Front, paths: RunPaths, folder: Path) -> dict[str, Path]:
