@@ -115,7 +115,7 @@ def load_base_model(
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             torch_dtype=dtypes[dtype],
-            attn_implementation="sdpa",
+            attn_implementation=None,  # sdpa, or eager where a model has no sdpa (Gemma 2, gpt-oss)
             low_cpu_mem_usage=True,
             use_safetensors=True,
             trust_remote_code=False,

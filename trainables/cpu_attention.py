@@ -71,7 +71,8 @@ def short_causal_attention(
     from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
     same_length = query.shape[2] == key.shape[2] <= LONGEST
-    if attention_mask is not None or dropout > 0 or not same_length or query.device.type != "cpu":
+    other = any(kwargs.get(name) is not None for name in ("softcap", "s_aux", "position_bias"))
+    if attention_mask is not None or dropout > 0 or not same_length or other or query.device.type != "cpu":
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )

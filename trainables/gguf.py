@@ -89,6 +89,10 @@ def convert_gguf(file: Path, folder: Path) -> None:
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{file}: transformers cannot convert this {architecture} GGUF: {reason}") from error
+    # transformers 5 calls these plain weights quantised, and would not save them.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
     model.save_pretrained(folder, safe_serialization=True)
     _repaired(tokenizer, reader).save_pretrained(folder)
 

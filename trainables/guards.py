@@ -60,7 +60,9 @@ class FirstBackwardGuard:
                 self._waiting.add(name)
                 self._handles.append(parameter.register_post_accumulate_grad_hook(self._arrival(name)))
         for index, layer in enumerate(self._layers):
-            self._handles.append(layer.register_forward_pre_hook(self._run(index)))
+            # On a part of the layer: transformers 5 checkpoints `forward`, and the layer's own hooks stay outside.
+            part = next(layer.children(), layer)
+            self._handles.append(part.register_forward_pre_hook(self._run(index)))
 
     def _arrival(self, name: str) -> Any:
         return lambda parameter: self._waiting.discard(name)

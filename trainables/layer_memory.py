@@ -98,9 +98,10 @@ class LayerPass:
 
     @property
     def attention_saved(self) -> int:
-        """Query, key, value (repeated for grouped queries) and output, and one fp32 log-sum-exp per head."""
-        attended = self.arch.num_heads * self.arch.head_dim
-        return self.tokens * (4 * self.compute_bytes * attended + FP32_BYTES * self.arch.num_heads)
+        """Query, key, value (repeated for grouped queries on a CPU) and output, an fp32 log-sum-exp per head."""
+        kv_heads = self.arch.num_kv_heads if self.device == "cuda" else self.arch.num_heads
+        attended = 2 * (self.arch.num_heads + kv_heads) * self.arch.head_dim
+        return self.tokens * (self.compute_bytes * attended + FP32_BYTES * self.arch.num_heads)
 
     @cached_property
     def shapes(self) -> dict[str, LinearShape]:

@@ -24,7 +24,7 @@ _BLOCK, _SCALES_PER_BLOCK = 64, 256
 def meta_llama(arch: Architecture, layers: int, dtype: torch.dtype) -> "LlamaForCausalLM":
     """The architecture with ``layers`` layers and uninitialised weights. Call it under a FakeTensorMode."""
     from transformers import LlamaConfig, LlamaForCausalLM
-    from transformers.modeling_utils import no_init_weights
+    from transformers.initialization import no_init_weights
 
     config = LlamaConfig(
         hidden_size=arch.hidden_size,

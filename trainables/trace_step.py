@@ -1,6 +1,7 @@
 """One training step of the real loop on fake tensors: `Training` itself, its base model and its batches without data."""
 
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,20 +54,23 @@ class TracedTraining(Training):
             self._mark_recomputing()
 
     def _mark_recomputing(self) -> None:
-        def entered(*_: Any) -> None:
-            if self.counter.phase == BACKWARD:
-                self.counter.begin_recomputing()
-
-        def left(*_: Any) -> None:
-            if self.counter.phase == BACKWARD:
-                self.counter.end_recomputing()
+        def told(checkpoint: Any, function: Any, *args: Any) -> Any:
+            return checkpoint(partial(self._run_layer, function), *args)
 
         from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
         for module in self.module.modules():
             if isinstance(module, LlamaDecoderLayer):
-                module.register_forward_pre_hook(entered)
-                module.register_forward_hook(left, always_call=True)  # also when stopped early
+                module._gradient_checkpointing_func = partial(told, module._gradient_checkpointing_func)
+
+    def _run_layer(self, function: Any, *args: Any) -> Any:
+        if self.counter.phase != BACKWARD:
+            return function(*args)
+        self.counter.begin_recomputing()
+        try:
+            return function(*args)
+        finally:  # also when stopped early
+            self.counter.end_recomputing()
 
     def _make_plugin(self) -> Any:
         """ZeRO then reduces every gradient by itself: so layers need equal operators, for at most 25 MB less."""

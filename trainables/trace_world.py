@@ -98,6 +98,10 @@ def _pretended_gpu() -> Any:
     return PretendedGpu()
 
 
+def _put_data(old: Tensor, new: Tensor) -> None:
+    old.data = new.data
+
+
 class _Stream:
     def wait_stream(self, other: Any) -> None:
         """Nothing runs on it."""
@@ -115,6 +119,8 @@ def fake_world(devices: int, selected: int) -> Iterator[None]:
         stack.enter_context(fake_process_group(devices))
         stack.enter_context(patch.object(accelerators, "_ACCELERATOR", _pretended_gpu()))
         stack.enter_context(patch.object(Tensor, "record_stream", lambda tensor, stream: None))
+        # `Module.to` swaps fake parameters, which others refer to; torch 2.5 put the data into the old ones.
+        stack.enter_context(patch.object(torch.utils, "swap_tensors", _put_data))
         # Both look at the parameters' data.
         for function in ("_verify_param_shape_across_processes", "_sync_module_states"):
             stack.enter_context(patch.object(ddp, function, lambda *args, **kwargs: None))

@@ -151,6 +151,7 @@ class Training:
         if execution.gradient_checkpointing:
             reentrant = execution.reentrant_checkpointing
             module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+            module.disable_input_require_grads()  # transformers 5 enables them always, and leaves them so
             if reentrant and self.spec.kind == "lora":
                 module.enable_input_require_grads()  # else a frozen embedding leaves adapters without gradients
         return module

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from trainables.cpu_attention import use_short_attention
 from trainables.fused_adapters import fuse_adapters
 from trainables.settings import Architecture
 
@@ -65,6 +66,7 @@ class CountedStep:
         from peft import LoraConfig, get_peft_model
         from transformers import LlamaConfig, LlamaForCausalLM
 
+        use_short_attention()
         torch.manual_seed(0)
         model: Any = LlamaForCausalLM(LlamaConfig(**shape, use_cache=False, max_position_embeddings=2048))
         model.lm_head.register_forward_pre_hook(self._select_positions)

@@ -37,7 +37,7 @@ def test_the_converted_folder_is_whole_and_small(converted: Path) -> None:
 
 def test_the_config_says_bf16_and_tied_embeddings(converted: Path) -> None:
     config = read_config(converted)
-    assert config["torch_dtype"] == "bfloat16"
+    assert config["dtype"] == "bfloat16"
     assert config["tie_word_embeddings"] is True
 
 

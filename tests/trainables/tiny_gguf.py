@@ -51,7 +51,7 @@ def _add_shape(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
 
@@ -71,7 +71,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, splitting: str, add_bo
     if add_bos is not None:
         writer.add_add_bos_token(add_bos)
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    writer.add_chat_template(config["chat_template"])
+    writer.add_chat_template(config.get("chat_template") or (folder / "chat_template.jinja").read_text(encoding="utf-8"))
 
 
 def _interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:
