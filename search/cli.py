@@ -222,12 +222,16 @@ def _print_dry_run(config: Any) -> None:
     from rich.table import Table
 
     from search.devices import check_sharing, device_note
-    from search.plan import known_model, target_modules
+    from search.fitting_sets import with_fitting_sets
+    from search.plan import known_architecture
     from search.prediction import memory_range
     from search.units import format_memory
     from search.yaml_io import dump_yaml
 
     check_sharing(config)
+    architecture = known_architecture(config)
+    notes: list[str] = []
+    config, targets = with_fitting_sets(config, architecture, notes.append)
     print(dump_yaml(config.to_yaml_dict()))
     table = Table(title="search space", box=None, title_justify="left", title_style="bold")
     table.add_column("dimension")
@@ -235,17 +239,16 @@ def _print_dry_run(config: Any) -> None:
     for name, dimension in config.search_space.dimensions.items():
         table.add_row(name, dimension.describe())
     console.print(table)
-    architecture, modules = known_model(config)
-    least, most = memory_range(config, architecture, target_modules(config, modules))
+    least, most = memory_range(config, architecture, targets)
     console.print(f"rungs at {', '.join(map(str, config.rungs))} examples", highlight=False)
     console.print(
         f"predicted peak memory {format_memory(least)} to {format_memory(most)} per device, "
         f"for batches of full length ({config.data.seq_len} tokens)",
         highlight=False,
     )
-    note = device_note(config)
-    if note is not None:
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    for note in (*notes, device_note(config)):
+        if note is not None:
+            console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def _one_of(flag: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -13,7 +13,8 @@ from search.estimate_model import find_model
 from search.estimate_result import EstimateResult
 from search.sizes import Profile
 from search.space import DIMENSION_NAMES, SearchSpace
-from trainables.modules import TARGET_SETS, resolve_targets
+from trainables.model_shape import shape_of
+from trainables.modules import resolve_targets, sets_of
 from trainables.plugins import check_plugin
 from trainables.settings import ExecutionSettings, TrialConfig
 from trainables.trace import trace_peak
@@ -44,11 +45,12 @@ def estimate_size(
     config = _config(model.profile, _given(changes) | trial)
     flags = {"gradient_checkpointing": gradient_checkpointing, "quantize": quantize}
     execution = _execution(model.profile, _given(flags) | execution_changes)
+    paths = [kind.path for kind in shape_of(model.architecture).linears]
     return estimate(
         model.architecture,
         config,
         execution,
-        {name: resolve_targets(name) for name in dict.fromkeys((*TARGET_SETS, config.targets))},
+        {name: resolve_targets(name, paths) for name in dict.fromkeys((*sets_of(paths), config.targets))},
         model.profile.data.seq_len if seq_len is None else seq_len,
         None if device_memory is None else device_memory_bytes(device_memory),
         supervised_fraction=supervised_fraction,

@@ -47,7 +47,7 @@ def launch_sweep(config: SweepConfig, run_dir: Path, command: str, console: Cons
     plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
     if config.warm_start is not None:
         console.print(read_warm_start(plan).describe(), style="dim", highlight=False)
-    with new_run_folder(config, run_dir) as paths:
+    with new_run_folder(plan.config, run_dir) as paths:
         return _run(plan, paths, command, console)
 
 

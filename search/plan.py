@@ -11,12 +11,12 @@ from search.config import SweepConfig
 from search.devices import check_devices, check_sharing
 from search.environment import available_memory_bytes, cpu_budget, default_concurrency
 from search.errors import InputError
+from search.fitting_sets import with_fitting_sets
 from search.longest_batch import LongestBatches
 from search.prediction import TrialPredictor, corners, full_length_bytes
 from trainables.base_models import cache_root, read_architecture, resolve_base_model
 from trainables.data import PreparedData, prepare_data
 from trainables.layer_memory import Device
-from trainables.modules import LLAMA_MODULES, linear_modules, resolve_targets
 from trainables.plugins import check_plugin
 from trainables.settings import Architecture, ExecutionSettings, TrialConfig, TrialSpec
 
@@ -131,28 +131,16 @@ class SweepPlan:
         return min(self.predict_memory(self.spec("smallest", trial)) for trial in trials)
 
 
-def target_modules(
-    config: SweepConfig, available: tuple[str, ...] = LLAMA_MODULES
-) -> dict[str, tuple[str, ...]]:
-    """The modules behind every target set that the space can choose.
-
-    Raises:
-        InputError: a set or module that the model does not have.
-    """
-    return {n: resolve_targets(n, available, config.target_sets) for n in config.search_space.target_sets()}
-
-
-def known_model(config: SweepConfig) -> tuple[Architecture, tuple[str, ...]]:
-    """The base model's shape and linear modules without fetching anything: a local folder's own, else the profile's.
+def known_architecture(config: SweepConfig) -> Architecture:
+    """The base model's shape without fetching anything: a local folder's own, else the profile's.
 
     Raises:
         InputError: the folder holds no usable model.
     """
     folder = Path(config.base_model).expanduser()
-    if not folder.is_dir():
-        return config.architecture, LLAMA_MODULES
-    base = resolve_base_model(config.base_model)
-    return read_architecture(base), linear_modules(base)
+    return (
+        read_architecture(resolve_base_model(config.base_model)) if folder.is_dir() else config.architecture
+    )
 
 
 def find_machine(config: SweepConfig, bytes_per_device: int) -> Machine:
@@ -222,7 +210,7 @@ def make_plan(config: SweepConfig, say: Callable[[str], None]) -> SweepPlan:
         connect(config.address, say)
     base = resolve_base_model(config.base_model, sha256=config.base_model_sha256, say=say).resolve()
     architecture = read_architecture(base)
-    targets = target_modules(config, linear_modules(base))
+    config, targets = with_fitting_sets(config, architecture, say)
     say(f"preparing {config.data.source}")
     data = prepare_data(
         config.data, str(base), train_examples=config.max_examples, seed=config.seed, cache_dir=cache_root()

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from trainables.memory_model import per_device_batch
-from trainables.parameter_counts import linear_weights, trainable_parameters
+from trainables.model_shape import shape_of
+from trainables.parameter_counts import trainable_parameters
 from trainables.settings import Architecture, ExecutionSettings, TrialConfig
 
 # What a pass costs whatever its size, in tokens: reading the weights, products of too few rows. CPU: fitted, see
@@ -111,7 +112,7 @@ class StepSpeed:
     def operations_per_token(self, checkpointing: bool) -> float:
         """Floating-point operations of a token, forward and backward."""
         arch = self.arch
-        weights = 2 * linear_weights(arch)
+        weights = 2 * shape_of(arch).active_weights()
         # A token attends to half the sequence on average, in two products of 2 operations each.
         attention = 2 * arch.num_layers * arch.num_heads * arch.head_dim * self.tokens_per_example
         forward = weights + 2 * self._adapters + attention

@@ -23,11 +23,13 @@ INITIAL_ADAPTER = "initial_adapter.safetensors"
 TRAINED_ADAPTER = "trained_adapter.safetensors"
 
 
-def lora_config(spec: TrialSpec) -> "LoraConfig":
-    """The PEFT configuration of a trial."""
+def lora_config(spec: TrialSpec, base: torch.nn.Module) -> "LoraConfig":
+    """The PEFT configuration of a trial on the model ``base``, which tells modules from fused experts' parameters."""
     from peft import LoraConfig
 
     config = spec.config
+    parameters = [name for name, _ in base.named_parameters()]
+    experts = [t for t in spec.target_modules if any(name.endswith(f".{t}") for name in parameters)]
     # PEFT's fast SVD with 16 power iterations (assumed: enough; the exact SVD takes far longer per module).
     init: bool | str = "pissa_niter_16" if config.init == "pissa" else True
     return LoraConfig(
@@ -35,7 +37,8 @@ def lora_config(spec: TrialSpec) -> "LoraConfig":
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=list(spec.target_modules),
+        target_modules=[name for name in spec.target_modules if name not in experts],
+        target_parameters=experts or None,
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
         init_lora_weights=init,

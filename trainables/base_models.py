@@ -83,7 +83,7 @@ def _from_gguf(file: Path, sha256: str | None, models: ModelCache, say: Say) -> 
 
 
 def read_architecture(folder: Path) -> Architecture:
-    """The shape of the model in ``folder``. Raises InputError when its config is not Llama-like."""
+    """The shape of the model in ``folder``. Raises InputError when its config lacks what its family must have."""
     config = read_config(folder)
     try:
         return Architecture.from_model_config(config)
@@ -91,8 +91,7 @@ def read_architecture(folder: Path) -> Architecture:
         lacking = f"config.json has no {error.args[0]}"
     except (ValidationError, TypeError, ZeroDivisionError) as error:
         lacking = f"config.json has an impossible shape: {' '.join(str(error).split())}"
-    model_type = config.get("model_type")
-    raise InputError(f"base model {folder} (model_type {model_type!r}) is not of the Llama family: {lacking}")
+    raise InputError(f"base model {folder} (model_type {config.get('model_type')!r}): {lacking}")
 
 
 def load_base_model(
@@ -114,8 +113,7 @@ def load_base_model(
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
-            torch_dtype=dtypes[dtype],
-            attn_implementation=None,  # sdpa, or eager where a model has no sdpa (Gemma 2, gpt-oss)
+            dtype=dtypes[dtype],
             low_cpu_mem_usage=True,
             use_safetensors=True,
             trust_remote_code=False,

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from search.errors import TrialError
+from trainables.meta_model import decoder_layers
 
 
 def check_trainable(module: nn.Module, target_modules: tuple[str, ...]) -> None:
@@ -52,7 +53,7 @@ class FirstBackwardGuard:
     def __init__(self, module: nn.Module, checkpointing: bool) -> None:
         self._checkpointing = checkpointing
         self._waiting: set[str] = set()
-        self._layers = _layers(module)
+        self._layers = decoder_layers(module)
         self._runs = [0] * len(self._layers)
         self._handles: list[Any] = []
         for name, parameter in module.named_parameters():
@@ -100,14 +101,6 @@ class FirstBackwardGuard:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-
-
-def _layers(module: nn.Module) -> list[nn.Module]:
-    """The decoder layers: the list that is as long as the model's configuration says."""
-    config: Any = getattr(module, "config", None)
-    count = getattr(config, "num_hidden_layers", None)
-    lists = (child for child in module.modules() if isinstance(child, nn.ModuleList) and len(child) == count)
-    return list(next(lists, []))
 
 
 def _and_more(count: int) -> str:

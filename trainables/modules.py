@@ -1,76 +1,156 @@
-"""Which linear modules a model has, and which of them a target set means.
+"""Target sets by their meaning: which of a model's linear weights are query, MLP, experts, and what a set then names.
 
-LoRA's target modules are leaf names (``q_proj``): one name stands for that module in every decoder layer.
+A model's linear weights come as paths within a decoder layer (``self_attn.q_proj``, see `trainables.model_shape`). The
+names of target modules are the ends of these paths: the last part, where no other path ends in it, else the last two.
+One name stands for that weight in every layer that has it.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from search.errors import InputError
-from trainables.model_folder import safetensors_header, weight_files
 
-LLAMA_MODULES = ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
-"""What `linear_modules` finds in any Llama, for use when no weights are at hand."""
+LLAMA_PATHS = (
+    "mlp.down_proj",
+    "mlp.gate_proj",
+    "self_attn.k_proj",
+    "self_attn.o_proj",
+    "self_attn.q_proj",
+    "mlp.up_proj",
+    "self_attn.v_proj",
+)
+"""The linear modules of any Llama's layer, in the order of their names."""
 
-TARGET_SETS: dict[str, tuple[str, ...]] = {
-    "attention-qv": ("q_proj", "v_proj"),  # the choice of the LoRA paper, arXiv 2106.09685, section 4.2
-    "attention-qkv": ("q_proj", "k_proj", "v_proj"),
-    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "mlp": ("gate_proj", "up_proj", "down_proj"),
-    "all-linear": LLAMA_MODULES,  # means every module of the model at hand, whatever its names
+TARGET_SETS = {
+    "attention-qv": "query and value",  # the choice of the LoRA paper, arXiv 2106.09685, section 4.2
+    "attention-qkv": "query, key and value",
+    "attention": "query, key, value and output",
+    "mlp": "the MLP that every token goes through, shared experts included",
+    "experts": "the experts that tokens are sent to",
+    "all-linear": "every linear weight of the layers, experts included, routers not",
 }
+"""The sets that have names, in words. What a set means in a model is `sets_of`."""
 
-# ``model.layers.7.self_attn.q_proj.weight``; some families number their layers below ``h``.
-_LAYER_WEIGHT = re.compile(r"(?:^|\.)(?:layers|h)\.\d+\.(?:.+\.)?(\w+)\.weight$")
+# What an attention's modules compute, by the last part of their names; multi-head latent attention has a pair for each.
+_ATTENTION = (
+    (r"w?q(uery)?(_[ab])?(_lin)?(_proj)?", "q"),
+    (r"w?k(ey)?(_lin)?(_proj)?", "k"),
+    (r"w?v(alue)?(_lin)?(_proj)?", "v"),
+    (r"kv(_[ab])?(_proj)?(_with_mqa)?", "kv"),
+    (r"w?qkv(_proj)?|query_key_value|c_attn", "qkv"),
+    (r"(o|out|c)(ut)?_proj|w?o|dense|out_lin", "o"),
+)
+_MLP = re.compile(r"mlp|feed_?forward|ffn?|shared_(mlp|experts?)|block_sparse_moe")
+_MLP_LEAVES = re.compile(r"fc_?\w+|(gate|up|down|gate_up)_proj")
 
 
-def linear_modules(folder: Path) -> tuple[str, ...]:
-    """Leaf names of the linear modules inside the decoder layers of the model in ``folder``, sorted.
+def names_of(paths: Iterable[str]) -> tuple[str, ...]:
+    """The name of every path; the experts' begin with ``experts``.
 
-    Read from the safetensors headers: inside a layer every matrix is a linear module's weight, while norms
-    are vectors and the embedding and the head lie outside. So this costs milliseconds and no torch.
-
-    Raises:
-        InputError: the weights are missing or corrupt, or hold no such module.
+    >>> names_of(["self_attn.out_proj", "conv.out_proj", "conv.in_proj", "mlp.experts.down_proj"])
+    ('self_attn.out_proj', 'conv.out_proj', 'in_proj', 'experts.down_proj')
     """
-    names = {
-        match[1]
-        for file in weight_files(folder)
-        for key, tensor in safetensors_header(file).items()
-        if len(tensor["shape"]) == 2 and (match := _LAYER_WEIGHT.search(key))
-    }
-    if not names:
-        raise InputError(f"base model {folder} has no linear modules in numbered layers, so nothing to adapt")
-    return tuple(sorted(names))
+    paths = list(paths)
+    ends = Counter(path.rpartition(".")[2] for path in dict.fromkeys(paths))
+    return tuple(_end(path, 2 if _is_experts(path) or ends[_end(path, 1)] > 1 else 1) for path in paths)
+
+
+def _end(path: str, parts: int) -> str:
+    return ".".join(path.split(".")[-parts:])
+
+
+def _is_experts(path: str) -> bool:
+    return "experts" in path.split(".")[:-1]
+
+
+def roles_of(path: str) -> str:
+    """What a weight is: some of the letters q, k, v, o in attention, else ``mlp``, ``experts`` or ``other``.
+
+    Linear attention, convolutions and state spaces are ``other``.
+
+    >>> [roles_of(path) for path in ("self_attn.qkv_proj", "mlp.gate_up_proj", "linear_attn.out_proj")]
+    ['qkv', 'mlp', 'other']
+    """
+    *parents, leaf = path.split(".")
+    parent = ".".join(parents)
+    if _is_experts(path):
+        return "experts"
+    if "linear_attn" in parent:
+        return "other"
+    if re.search(r"attn|attention|mixer", parent):
+        found = next(
+            (letters for pattern, letters in _ATTENTION if re.fullmatch(pattern, leaf.lower())), None
+        )
+        # A state space calls its projections in and out, too, but has no query.
+        if found is not None and not (parent.endswith("mixer") and leaf == "out_proj"):
+            return found
+    is_mlp = any(_MLP.fullmatch(part) for part in parents) or _MLP_LEAVES.fullmatch(leaf)
+    return "mlp" if is_mlp and leaf != "gate" and not leaf.endswith("expert_gate") else "other"
+
+
+def sets_of(paths: Sequence[str] = LLAMA_PATHS) -> dict[str, tuple[str, ...]]:
+    """The named sets that a model with these weights can have, each with its names, sorted.
+
+    A set is there if the model has all that it means, and as modules of its own: one fused module for query, key and
+    value leaves no ``attention-qv``.
+    """
+    roles = dict(zip(names_of(paths), map(roles_of, paths), strict=True))
+    sets = {}
+    for name, letters in (("attention-qv", "qv"), ("attention-qkv", "qkv"), ("attention", "qkvo")):
+        within = sorted(n for n, role in roles.items() if role not in _WORDS and set(role) <= set(letters))
+        if set().union(*(roles[n] for n in within)) == set(letters):
+            sets[name] = tuple(within)
+    for name in ("mlp", "experts"):
+        if members := sorted(n for n, role in roles.items() if role == name):
+            sets[name] = tuple(members)
+    return {**sets, "all-linear": tuple(sorted(roles))} if roles else sets
+
+
+_WORDS = ("mlp", "experts", "other")
 
 
 def resolve_targets(
-    name: str, available: Sequence[str] = LLAMA_MODULES, user_sets: Mapping[str, Sequence[str]] | None = None
+    name: str, paths: Sequence[str] = LLAMA_PATHS, user_sets: Mapping[str, Sequence[str]] | None = None
 ) -> tuple[str, ...]:
-    """The modules that a target set means in a model with the linear modules ``available``, in their order.
+    """The names that a target set means in a model with the linear weights ``paths``, sorted.
 
     Args:
-        name: a set of ``user_sets`` or `TARGET_SETS` (the user's comes first), or modules written
-            ``q_proj+v_proj`` or ``q_proj,v_proj``.
-        available: what `linear_modules` found.
-        user_sets: further sets by name.
+        name: a set of ``user_sets`` or `TARGET_SETS` (the user's comes first), or sets and modules written
+            ``q_proj+v_proj`` or ``attention,experts``.
+        paths: the model's linear weights.
+        user_sets: further sets by name, of modules.
 
     Raises:
-        InputError: no such set or module; the text lists those there are.
+        InputError: no such set or module, or the model cannot have it; the text lists those there are.
 
     >>> resolve_targets("v_proj+q_proj")
     ('q_proj', 'v_proj')
     """
-    sets = {**TARGET_SETS, "all-linear": tuple(available), **(user_sets or {})}
-    wanted = set(sets[name]) if name in sets else {part for part in re.split(r"[+,\s]+", name) if part}
-    lacking = sorted(wanted - set(available))
-    if wanted and not lacking:
-        return tuple(module for module in dict.fromkeys(available) if module in wanted)
-    if name in sets:
-        problem = f"needs {', '.join(lacking)}, which this model lacks" if wanted else "is empty"
-    else:
-        problem = f"is no set, and this model has no module {', '.join(lacking)}" if lacking else "is blank"
-    fitting = [known for known, modules in sets.items() if modules and set(modules) <= set(available)]
-    choices = f"sets that fit it: {', '.join(fitting)}; modules: {', '.join(available)}"
+    sets, users, available = sets_of(paths), dict(user_sets or {}), names_of(paths)
+    parts = list(users.pop(name)) if name in users else [p for p in re.split(r"[+,\s]+", name) if p]
+    found: set[str] = set()
+    problem = "" if parts else ("is empty" if name in (user_sets or {}) else "is blank")
+    for part in parts:
+        wanted = sets.get(part) if part in TARGET_SETS else _named(part, available)
+        if not wanted:
+            problem = problem or _lack(name, part, name in (user_sets or {}))
+        found |= set(wanted or ())
+    if not problem:
+        return tuple(sorted(found))
+    fitting = [*sets, *(n for n, members in users.items() if all(_named(m, available) for m in members))]
+    choices = f"sets that fit it: {', '.join(fitting)}; modules: {', '.join(sorted(set(available)))}"
     raise InputError(f"target set {name!r} {problem}; {choices}")
+
+
+def _named(part: str, available: Iterable[str]) -> list[str]:
+    """The names that ``part`` is the end of: ``out_proj`` is ``conv.out_proj`` as well as ``self_attn.out_proj``."""
+    return [name for name in available if name == part or name.endswith(f".{part}")]
+
+
+def _lack(name: str, part: str, is_users: bool) -> str:
+    if part in TARGET_SETS:
+        return f"({TARGET_SETS[part]}) is something that this model does not have as modules of its own"
+    if is_users:
+        return f"needs {part}, which this model lacks"
+    return f"is no set, and this model has no module {part}"

@@ -1,5 +1,6 @@
 """What one trial is told: light, serialisable settings. Importing this costs no torch."""
 
+from functools import partial
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -15,7 +16,12 @@ class Settings(BaseModel):
 
 
 class Architecture(Settings):
-    """The shape of a Llama-family model: what the memory model and the target-set check need."""
+    """The shape of a causal language model.
+
+    The numbers describe any Llama-like model; ``model_type`` is transformers' name of its family. ``config`` is the rest
+    of the model's ``config.json``, as far as the shape depends on it: nothing for a plain Llama, everything for a family
+    that only transformers itself knows how to build (`trainables.meta_model`).
+    """
 
     hidden_size: int = Field(gt=0)
     intermediate_size: int = Field(gt=0)
@@ -25,25 +31,59 @@ class Architecture(Settings):
     head_dim: int = Field(gt=0)
     vocab_size: int = Field(gt=0)
     tie_word_embeddings: bool
+    model_type: str = "llama"
+    config: dict[str, Any] = Field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
 
     @classmethod
     def from_model_config(cls, config: dict[str, Any]) -> Self:
         """From the dictionary in a model's ``config.json`` (Hugging Face names).
 
         Raises:
-            KeyError: the file lacks a field every Llama-family model has.
+            KeyError: a model of the Llama family lacks a field that each of them has.
         """
-        heads = config["num_attention_heads"]
+        family = str(config.get("model_type") or "llama")
+        plain = family in PLAIN_FAMILIES
+        number = config.__getitem__ if plain else partial(_first_number, config)
+        heads = number("num_attention_heads")
         return cls(
-            hidden_size=config["hidden_size"],
-            intermediate_size=config["intermediate_size"],
-            num_layers=config["num_hidden_layers"],
+            hidden_size=number("hidden_size"),
+            intermediate_size=number("intermediate_size"),
+            num_layers=number("num_hidden_layers"),
             num_heads=heads,
             num_kv_heads=config.get("num_key_value_heads") or heads,
-            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-            vocab_size=config["vocab_size"],
-            tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+            head_dim=config.get("head_dim") or max(1, number("hidden_size") // heads),
+            vocab_size=number("vocab_size"),
+            tie_word_embeddings=bool(config.get("tie_word_embeddings", not plain)),
+            model_type=family,
+            config={name: config[name] for name in _PLAIN_EXTRAS if config.get(name)} if plain else config,
         )
+
+
+PLAIN_FAMILIES = ("llama", "mistral", "qwen2")
+"""Families whose every layer is a Llama's (Qwen2 adds biases), so that closed forms describe them."""
+
+# What of a plain family's config.json changes the shape beside the numbers.
+_PLAIN_EXTRAS = ("attention_bias", "mlp_bias", "use_sliding_window", "sliding_window")
+# Older families' names of the numbers (GPT-2, GPT-J, Bloom, MPT, Falcon).
+_OTHER_NAMES = {
+    "hidden_size": ("n_embd", "d_model"),
+    "intermediate_size": ("n_inner", "ffn_dim", "hidden_size", "n_embd", "d_model"),
+    "num_hidden_layers": ("n_layer", "n_layers"),
+    "num_attention_heads": ("n_head", "n_heads"),
+}
+
+
+def _first_number(config: dict[str, Any], name: str) -> int:
+    """A number under any of its names; the first of a list with one per layer; 1 where the family has no such thing."""
+    for known in (name, *_OTHER_NAMES.get(name, ())):
+        value = config.get(known)
+        value = value[0] if isinstance(value, list) and value else value
+        if isinstance(value, int) and value > 0:
+            return value
+    return 1
 
 
 class TrialConfig(Settings):
