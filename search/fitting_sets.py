@@ -6,7 +6,7 @@ from search.config import SweepConfig
 from search.errors import InputError
 from search.space import Choices
 from trainables.model_shape import shape_of
-from trainables.modules import TARGET_SETS, resolve_targets, sets_of
+from trainables.modules import TARGET_SETS, are_parameters, resolve_targets, sets_of
 from trainables.settings import Architecture
 
 
@@ -27,8 +27,8 @@ def with_fitting_sets(
         for name in names
         if name in own or name not in TARGET_SETS or name in sets_of(paths)
     }
-    unfit = _reason_against_experts(config)
-    fitting = {name: found for name, found in modules.items() if not (unfit and _has_experts(found))}
+    unfit = _reason_against_parameters(config)
+    fitting = {name: found for name, found in modules.items() if not (unfit and are_parameters(found))}
     if not fitting:
         resolve_targets(names[0], paths, own)  # says which sets this model can have
         raise InputError(f"space.targets: none of {', '.join(names)} is left: {unfit}")
@@ -44,12 +44,8 @@ def with_fitting_sets(
     return config.model_copy(update={"space": {**config.space, "targets": list(fitting)}}), fitting
 
 
-def _has_experts(modules: tuple[str, ...]) -> bool:
-    return any(name.startswith("experts.") for name in modules)
-
-
-def _reason_against_experts(config: SweepConfig) -> str | None:
-    """What of the space PEFT cannot do with fused experts (`ParamWrapper` in its ``lora/layer.py``)."""
+def _reason_against_parameters(config: SweepConfig) -> str | None:
+    """What of the space PEFT cannot do with parameters such as fused experts (`ParamWrapper` in its ``lora/layer.py``)."""
     for name, plain in (("dropout", 0.0), ("use_dora", False), ("init", "default")):
         dimension = config.search_space.dimensions.get(name)
         values = (

@@ -27,7 +27,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {},
     "mistral": {},
     "olmo2": {},
-    "granite": {"residual_multiplier": 0.3, "logits_scaling": 4.0, "embedding_multiplier": 6.0},
+    "granite": {"residual_multiplier": 0.3, "logits_scaling": 0.5, "embedding_multiplier": 6.0},
     "smollm3": {"no_rope_layers": [1, 1, 1, 0]},
     "gemma2": {"sliding_window": 32, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0},
     "gemma3_text": {"sliding_window": 32, "layer_types": ["sliding_attention"] * 3 + ["full_attention"]},

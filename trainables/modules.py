@@ -48,12 +48,33 @@ _MLP_LEAVES = re.compile(r"fc_?\w+|(gate|up|down|gate_up)_proj")
 def names_of(paths: Iterable[str]) -> tuple[str, ...]:
     """The name of every path; the experts' begin with ``experts``.
 
-    >>> names_of(["self_attn.out_proj", "conv.out_proj", "conv.in_proj", "mlp.experts.down_proj"])
-    ('self_attn.out_proj', 'conv.out_proj', 'in_proj', 'experts.down_proj')
+    Beside fused experts PEFT takes a module's name that ends as theirs once did for theirs (`_convert_peft_config_moe` in
+    its ``utils/transformers_weight_conversion.py``): such a module is named as the parameter that its weight is.
+
+    >>> names_of(["self_attn.out_proj", "conv.out_proj", "conv.in_proj"])
+    ('self_attn.out_proj', 'conv.out_proj', 'in_proj')
+    >>> names_of(["mlp.experts.down_proj", "mlp.shared_expert.down_proj"])
+    ('experts.down_proj', 'shared_expert.down_proj.weight')
     """
     paths = list(paths)
     ends = Counter(path.rpartition(".")[2] for path in dict.fromkeys(paths))
-    return tuple(_end(path, 2 if _is_experts(path) or ends[_end(path, 1)] > 1 else 1) for path in paths)
+    beside_experts = any(map(_is_experts, paths))
+    names = []
+    for path in paths:
+        is_taken = (
+            beside_experts and not _is_experts(path) and bool(_EXPERTS_OLD_NAMES.fullmatch(_end(path, 1)))
+        )
+        name = _end(path, 2 if is_taken or _is_experts(path) or ends[_end(path, 1)] > 1 else 1)
+        names.append(f"{name}.weight" if is_taken else name)
+    return tuple(names)
+
+
+_EXPERTS_OLD_NAMES = re.compile(r"(gate|up|down)_proj|w[123]|gate")
+
+
+def are_parameters(names: Iterable[str]) -> bool:
+    """Whether some of the names are parameters, which PEFT adapts by their whole product, not modules."""
+    return any(name.startswith("experts.") or name.endswith(".weight") for name in names)
 
 
 def _end(path: str, parts: int) -> str:
@@ -145,7 +166,11 @@ def resolve_targets(
 
 def _named(part: str, available: Iterable[str]) -> list[str]:
     """The names that ``part`` is the end of: ``out_proj`` is ``conv.out_proj`` as well as ``self_attn.out_proj``."""
-    return [name for name in available if name == part or name.endswith(f".{part}")]
+    return [
+        name
+        for name in available
+        if f".{name}".removesuffix(".weight").endswith(f".{part.removesuffix('.weight')}")
+    ]
 
 
 def _lack(name: str, part: str, is_users: bool) -> str:

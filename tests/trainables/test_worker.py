@@ -9,7 +9,7 @@ import pytest
 
 from search.errors import DivergedError
 from trainables.data import PreparedData, prepare_data
-from trainables.modules import LLAMA_MODULES
+from trainables.modules import resolve_targets
 from trainables.probe import MemoryProbe
 from trainables.settings import DataSettings, ExecutionSettings, TrialConfig, TrialSpec
 from trainables.worker import Worker
@@ -38,7 +38,7 @@ def spec(
         kind=kind,  # type: ignore[arg-type]
         config=TrialConfig(**{"learning_rate": 1e-2, "batch_size": 4, "rank": 4, **config}),
         execution=ExecutionSettings(**(execution or {})),
-        target_modules=() if kind == "full" else LLAMA_MODULES,
+        target_modules=() if kind == "full" else resolve_targets("all-linear"),
         rungs=(6, 24),
         base_model_path=str(folder),
     )
