@@ -45,7 +45,7 @@ def with_fitting_sets(
 
 
 def _reason_against_parameters(config: SweepConfig) -> str | None:
-    """What of the space PEFT cannot do with parameters such as fused experts (`ParamWrapper` in its ``lora/layer.py``)."""
+    """What of the space PEFT cannot do with parameters: `ParamWrapper` in its ``lora/layer.py``."""
     for name, plain in (("dropout", 0.0), ("use_dora", False), ("init", "default")):
         dimension = config.search_space.dimensions.get(name)
         values = (

@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# The scores [B, H, T, T] exist at once, so their memory grows with T squared: at 256 tokens they are as large as
-# the four tensors that are kept anyway (4 x 64 dimensions per head), beyond that they would set the peak.
-LONGEST = 256
+from trainables.settings import LONGEST_SHORT_ATTENTION
 
 
 class ShortCausalAttention(torch.autograd.Function):
@@ -70,7 +68,7 @@ def short_causal_attention(
     """An attention function for transformers; what it is not made for goes to transformers' own."""
     from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
-    same_length = query.shape[2] == key.shape[2] <= LONGEST
+    same_length = query.shape[2] == key.shape[2] <= LONGEST_SHORT_ATTENTION
     other = any(kwargs.get(name) is not None for name in ("softcap", "s_aux", "position_bias"))
     if attention_mask is not None or dropout > 0 or not same_length or other or query.device.type != "cpu":
         return sdpa_attention_forward(

@@ -4,6 +4,7 @@ Of a plain Llama it follows from its numbers, without torch. Every other family 
 device (`trainables.meta_model`) and read; the answer is kept in the cache folder.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
@@ -57,13 +58,15 @@ class ModelShape(Settings):
     """All that is asked of a model before it is loaded.
 
     ``tensors`` are pairs: how many elements, and how many tensors have so many. ``uniform`` says whether all decoder
-    layers are alike. ``active_experts`` is how many experts a token goes through.
+    layers are alike, ``is_recurrent`` whether some mix tokens by a convolution or a running state; ``active_experts`` is
+    how many experts a token goes through.
     """
 
     parameters: int
     tensors: tuple[tuple[int, int], ...]
     linears: tuple[LinearKind, ...]
     uniform: bool = True
+    is_recurrent: bool = False
     active_experts: int = 1
 
     def linear_weights(self) -> int:
@@ -119,7 +122,9 @@ def plain_linears(arch: Architecture) -> dict[str, LinearShape]:
 
 def plain_biases(arch: Architecture) -> list[int]:
     """Elements of the biases of a plain layer's linear modules."""
-    attention = () if not arch.config.get("attention_bias") else ("q_proj", "k_proj", "v_proj", "o_proj")
+    attention: tuple[str, ...] = (
+        () if not arch.config.get("attention_bias") else ("q_proj", "k_proj", "v_proj", "o_proj")
+    )
     if arch.model_type == "qwen2":
         attention = ("q_proj", "k_proj", "v_proj")
     mlp = ("gate_proj", "up_proj", "down_proj") if arch.config.get("mlp_bias") else ()
@@ -149,6 +154,7 @@ _PARENTS = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), "self_attn") 
 def _read_shape(arch: Architecture) -> ModelShape:
     """Build the model on the meta device and look."""
     import torch
+    from torch import nn
 
     from trainables.meta_model import decoder_layers, empty_model
 
@@ -165,8 +171,15 @@ def _read_shape(arch: Architecture) -> ModelShape:
             for (path, i, o, experts), count in kinds.items()
         ),
         uniform=len({_signature(layer) for layer in layers}) <= 1 and _is_even(model.config, len(layers)),
+        is_recurrent=any(
+            isinstance(m, nn.Conv1d) or _RECURRENT.search(type(m).__name__) for m in model.modules()
+        ),
         active_experts=_active_experts(model.config),
     )
+
+
+# Of transformers' modules, beside those that begin with a convolution.
+_RECURRENT = re.compile("Mamba|DeltaNet|Recurrent|Lightning|LinearAttention|Rwkv|xLSTM|Conv")
 
 
 def linear_weights_of(layer: "nn.Module") -> Iterator[tuple[str, int, int, int]]:

@@ -6,6 +6,10 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PLUGINS = ("ddp", "zero1", "zero2", "zero2-offload", "hybrid")
+# Tokens of the longest sequence that `trainables.cpu_attention` takes. Its scores [B, H, T, T] exist at once, so their
+# memory grows with T squared: at 256 tokens they are as large as the four tensors that are kept anyway (4 x 64 dimensions
+# per head), beyond that they would set the peak.
+LONGEST_SHORT_ATTENTION = 256
 PluginName = Literal["ddp", "zero1", "zero2", "zero2-offload", "hybrid"]
 
 

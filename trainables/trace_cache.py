@@ -6,31 +6,36 @@ from typing import Any
 import numpy as np
 
 from trainables.kept_arrays import kept
+from trainables.lifetimes import Lifetimes
 from trainables.model_cache import cache_root
-from trainables.timeline import Phase, Timeline
+from trainables.timeline import Phase
 
 _LIBRARIES = ("torch", "transformers", "peft", "colossalai")
 
 
-def kept_trace(question: str, trace: Callable[[], Timeline]) -> Timeline:
-    """The timeline that answers ``question``: from the cache, else from ``trace``."""
+def kept_trace(question: str, trace: Callable[[], Lifetimes]) -> Lifetimes:
+    """The lifetimes that answer ``question``: from the cache, else from ``trace``."""
     folder = cache_root() / "traces"
     return kept(folder, question, _LIBRARIES, trace, as_arrays=_as_arrays, from_arrays=_from_arrays)
 
 
-def _from_arrays(arrays: Any) -> Timeline:
-    operators = tuple(arrays["operators"].tolist())
-    phases = tuple(
-        Phase(name, start)
-        for name, start in zip(arrays["phases"].tolist(), arrays["starts"].tolist(), strict=True)
+def _from_arrays(arrays: Any) -> Lifetimes:
+    names = arrays["names"].tolist()
+    phases = zip(arrays["phases"].tolist(), arrays["starts"].tolist(), strict=True)
+    return Lifetimes(
+        *arrays["storages"].astype(np.int64),
+        operators=tuple(names[index] for index in arrays["operators"].tolist()),
+        phases=tuple(Phase(name, start) for name, start in phases),
     )
-    return Timeline(arrays["live"], operators, phases)
 
 
-def _as_arrays(timeline: Timeline) -> dict[str, np.ndarray]:
+def _as_arrays(lifetimes: Lifetimes) -> dict[str, np.ndarray]:
+    names, operators = np.unique(np.array(lifetimes.operators), return_inverse=True)
+    storages = (lifetimes.births, lifetimes.deaths, lifetimes.sizes_bytes, lifetimes.columns)
     return {
-        "live": timeline.live,
-        "operators": np.array(timeline.operators),
-        "phases": np.array([phase.name for phase in timeline.phases]),
-        "starts": np.array([phase.start for phase in timeline.phases]),
+        "storages": np.stack(storages),
+        "names": names,
+        "operators": operators,
+        "phases": np.array([phase.name for phase in lifetimes.phases]),
+        "starts": np.array([phase.start for phase in lifetimes.phases]),
     }

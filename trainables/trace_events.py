@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainables.lifetimes import Lifetimes
 from trainables.memory import LiveBytesCounter
-from trainables.timeline import BACKWARD, CATEGORIES, FORWARD, UPDATE, Phase, Timeline
+from trainables.timeline import BACKWARD, CATEGORIES, FORWARD, UPDATE, Phase
 
 HOST = "host"  # not on the device, so not in a timeline
 
@@ -106,22 +107,21 @@ class LifetimeCounter(LiveBytesCounter):
             (i for i, name in enumerate(self.operators) if "fused_adamw" in name), len(self.operators)
         )
 
-    def timeline(self, logit_elements: int) -> Timeline:
-        """What was counted. Tensors of ``logit_elements`` elements are those of the logits' shape."""
+    def lifetimes(self, logit_elements: int) -> Lifetimes:
+        """What was counted, in the order of births. Tensors of ``logit_elements`` elements have the logits' shape."""
         last = len(self.operators) - 1
         alive = [
             Lifetime(birth, last, self._live[key][1], category)
             for key, (birth, category) in self._births.items()
         ]
-        changes = np.zeros((last + 2, len(CATEGORIES)), dtype=np.int64)
-        for lifetime in (*self._lifetimes, *alive):
-            category = lifetime.category or self._category(lifetime, logit_elements)
-            if category == HOST:
-                continue
-            column = CATEGORIES.index(category)
-            changes[lifetime.birth, column] += lifetime.size_bytes
-            changes[lifetime.death + 1, column] -= lifetime.size_bytes
-        return Timeline(changes.cumsum(0)[:-1], tuple(self.operators), tuple(self._phases))
+        found = [
+            (each.birth, each.death, each.size_bytes, CATEGORIES.index(category))
+            for each in (*self._lifetimes, *alive)
+            if (category := each.category or self._category(each, logit_elements)) != HOST and each.size_bytes
+        ]
+        found.sort(key=lambda each: each[:2])
+        births, deaths, sizes, columns = np.array(found, dtype=np.int64).T
+        return Lifetimes(births, deaths, sizes, columns, tuple(self.operators), tuple(self._phases))
 
     def _category(self, lifetime: Lifetime, logit_elements: int) -> str:
         """By what became of it: what outlives its phase was made for the next one."""

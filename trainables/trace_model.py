@@ -1,8 +1,8 @@
-"""Llama models without weights, and operators as CUDA would choose them, for tracing on fake tensors."""
+"""Modules, optimizers and operators as CUDA would have them, for tracing on fake tensors."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -11,43 +11,10 @@ from torch import Tensor, nn
 
 from trainables.layer_memory import Device
 from trainables.plugin_memory import BLOCK_8BIT, MIN_8BIT_SIZE
-from trainables.settings import Architecture
-
-if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
 
 # bitsandbytes packs two 4-bit weights into a byte, one scale per 64 of them, and quantises those scales to 8 bits
 # with one fp32 number per 256 (QLoRA, arXiv 2305.14314, section 3).
 _BLOCK, _SCALES_PER_BLOCK = 64, 256
-
-
-def meta_llama(arch: Architecture, layers: int, dtype: torch.dtype) -> "LlamaForCausalLM":
-    """The architecture with ``layers`` layers and uninitialised weights. Call it under a FakeTensorMode."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-    from transformers.initialization import no_init_weights
-
-    config = LlamaConfig(
-        hidden_size=arch.hidden_size,
-        intermediate_size=arch.intermediate_size,
-        num_hidden_layers=layers,
-        num_attention_heads=arch.num_heads,
-        num_key_value_heads=arch.num_kv_heads,
-        head_dim=arch.head_dim,
-        vocab_size=arch.vocab_size,
-        tie_word_embeddings=arch.tie_word_embeddings,
-        use_cache=False,
-        pad_token_id=None,
-        attn_implementation="sdpa",
-    )
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # as from_pretrained does
-    try:
-        with no_init_weights():
-            model = LlamaForCausalLM(config)
-    finally:
-        torch.set_default_dtype(before)
-    model.tie_weights()
-    return model.eval()
 
 
 class Linear4bit(nn.Linear):

@@ -14,19 +14,21 @@ from torch.nn.parallel import DistributedDataParallel
 from trainables.batches import Batch
 from trainables.chat import TokenizedExample
 from trainables.layer_memory import Device
+from trainables.lifetimes import Lifetimes
 from trainables.memory import innermost_optimizer
+from trainables.meta_model import decoder_layers, empty_model
 from trainables.settings import Architecture, TrialSpec
-from trainables.timeline import BACKWARD, FORWARD, UPDATE, Timeline
+from trainables.timeline import BACKWARD, FORWARD, UPDATE
 from trainables.trace_events import HOST, LifetimeCounter
-from trainables.trace_model import Adam8bit, kernels_of, meta_llama, pack_linears
+from trainables.trace_model import Adam8bit, kernels_of, pack_linears
 from trainables.trace_world import fake_world
 from trainables.training import Training, base_dtype
 
 
 @dataclass(frozen=True)
 class StepShape:
-    """What is traced: a model's shape with so many layers, and batches of ``seq_len`` tokens of which
-    ``positions`` predict a supervised one.
+    """What is traced: a model's shape with so many layers, and micro-batches of ``seq_len`` tokens an example, in which
+    ``positions`` of all predict a supervised one.
     """
 
     arch: Architecture
@@ -57,11 +59,10 @@ class TracedTraining(Training):
         def told(checkpoint: Any, function: Any, *args: Any) -> Any:
             return checkpoint(partial(self._run_layer, function), *args)
 
-        from transformers.models.llama.modeling_llama import LlamaDecoderLayer
-
-        for module in self.module.modules():
-            if isinstance(module, LlamaDecoderLayer):
-                module._gradient_checkpointing_func = partial(told, module._gradient_checkpointing_func)
+        for layer in decoder_layers(self.module):
+            checkpoint = getattr(layer, "_gradient_checkpointing_func", None)
+            if checkpoint is not None:
+                layer._gradient_checkpointing_func = partial(told, checkpoint)
 
     def _run_layer(self, function: Any, *args: Any) -> Any:
         if self.counter.phase != BACKWARD:
@@ -81,7 +82,7 @@ class TracedTraining(Training):
 
     def _micro_batches(self, indices: list[int]) -> list[Batch]:
         examples, length = self._micro_batch, self._shape.seq_len
-        targets = examples * self._shape.positions
+        targets = self._shape.positions
         return [
             Batch(
                 input_ids=torch.empty(examples, length, dtype=torch.int64),
@@ -109,14 +110,14 @@ class TracedTraining(Training):
         self.counter.begin_phase(UPDATE)
         super()._update()
 
-    def trace(self, accumulates: bool) -> Timeline:
-        """The live bytes of a step when Adam's states exist."""
+    def trace(self, accumulates: bool) -> Lifetimes:
+        """What lives during a step when Adam's states exist."""
         self._create_states()
         self._register()
         with self.counter:
             self.counter.begin_phase(FORWARD)
             self.step_on([[0]] * (2 if accumulates else 1))
-        return self.counter.timeline(self._micro_batch * self._shape.positions * self._shape.arch.vocab_size)
+        return self.counter.lifetimes(self._shape.positions * self._shape.arch.vocab_size)
 
     def _create_states(self) -> None:
         optimizer = innermost_optimizer(self.optimizer)
@@ -160,8 +161,8 @@ def _no_reduction(state: object, bucket: dist.GradBucket) -> torch.futures.Futur
     return future
 
 
-def trace_step(spec: TrialSpec, shape: StepShape) -> Timeline:
-    """Live bytes of one optimizer step of ``spec`` on batches of ``shape``, on one of the spec's devices.
+def trace_step(spec: TrialSpec, shape: StepShape) -> Lifetimes:
+    """What lives during one optimizer step of ``spec`` on batches of ``shape``, on one of the spec's devices.
 
     ``spec.config.batch_size`` is what one device sees per step.
     """
@@ -172,9 +173,9 @@ def trace_step(spec: TrialSpec, shape: StepShape) -> Timeline:
     plain = spec.model_copy(update={"execution": execution.model_copy(update={"quantize": False})})
     with (
         kernels_of(shape.device),
-        fake_world(execution.devices_per_trial, micro_batch * shape.positions),
+        fake_world(execution.devices_per_trial, shape.positions),
     ):
-        base = meta_llama(shape.arch, shape.layers, base_dtype(spec))
+        base = empty_model(shape.arch, shape.layers, base_dtype(spec))
         if quantize:
             pack_linears(base)
         return TracedTraining(plain, base, shape).trace(spec.config.batch_size > micro_batch)

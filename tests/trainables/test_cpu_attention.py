@@ -13,12 +13,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from tests.trainables.counted_step import CountedStep
 from trainables import cpu_attention
 from trainables.cpu_attention import (
-    LONGEST,
     ShortCausalAttention,
     short_causal_attention,
     use_short_attention,
 )
 from trainables.memory import probe_cpu_peak
+from trainables.settings import LONGEST_SHORT_ATTENTION
 
 
 def heads(length: int = 33, dtype: torch.dtype = torch.bfloat16, kv: int = 6) -> list[Tensor]:
@@ -65,7 +65,7 @@ class Module(nn.Module):
 
 @pytest.mark.parametrize("case", ["short", "long", "mask", "dropout", "cached keys"])
 def test_it_takes_what_it_is_made_for(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    query, key, value = heads(LONGEST + 1 if case == "long" else 12, kv=2)
+    query, key, value = heads(LONGEST_SHORT_ATTENTION + 1 if case == "long" else 12, kv=2)
     mask = torch.zeros(2, 1, 12, 12, dtype=torch.bfloat16) if case == "mask" else None
     arguments: dict[str, Any] = {"dropout": 0.5 if case == "dropout" else 0.0, "scaling": 0.25}
     if case == "cached keys":
