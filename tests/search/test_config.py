@@ -190,7 +190,7 @@ def test_rungs_rise_by_the_reduction_factor_up_to_the_full_resource() -> None:
         ("target_sets.mine=q_proj", "target_sets.mine: "),
         ("base_model_sha256=abc", "base_model_sha256: String should match pattern"),
         ("baseline.learning_rate=0", "baseline.learning_rate: Input should be greater than 0, not 0"),
-        ("size=gpt-5", "unknown size 'gpt-5'; there are: smollm2-135m, llama3.2-1b"),
+        ("size=gpt-5", "unknown size 'gpt-5'; there are: smollm2-135m, qwen3-0.6b"),
         ("size=[a]", "unknown size"),
         ("size=../config", "unknown size '../config'"),
         ("trials", "--set 'trials': expected key=value"),

@@ -118,7 +118,7 @@ def test_a_model_that_is_no_llama_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["llama9", "", "a b/c", "no/such/folder"])
 def test_an_unknown_model_lists_the_sizes(source: str) -> None:
     with pytest.raises(
-        InputError, match=f"unknown size '{source}'; there are: smollm2-135m, .*llama3-70b; nor is"
+        InputError, match=f"unknown size '{source}'; there are: smollm2-135m, .*llama3.1-70b; nor is"
     ):
         predicted(source)
 
