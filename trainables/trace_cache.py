@@ -22,8 +22,12 @@ def kept_trace(question: str, trace: Callable[[], Lifetimes]) -> Lifetimes:
 def _from_arrays(arrays: Any) -> Lifetimes:
     names = arrays["names"].tolist()
     phases = zip(arrays["phases"].tolist(), arrays["starts"].tolist(), strict=True)
+    births, deaths, sizes_bytes, columns = arrays["storages"].astype(np.int64)
     return Lifetimes(
-        *arrays["storages"].astype(np.int64),
+        births,
+        deaths,
+        sizes_bytes,
+        columns,
         operators=tuple(names[index] for index in arrays["operators"].tolist()),
         phases=tuple(Phase(name, start) for name, start in phases),
     )

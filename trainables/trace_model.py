@@ -103,7 +103,7 @@ def _cuda_dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: boo
 @contextmanager
 def kernels_of(device: Device) -> Iterator[None]:
     """Let attention and dropout be those that the training loop would have on ``device``."""
-    from transformers import AttentionInterface
+    from transformers import AttentionInterface, masking_utils
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     from trainables.cpu_attention import short_causal_attention
@@ -111,6 +111,8 @@ def kernels_of(device: Device) -> Iterator[None]:
     attention: Callable[..., Any] = sdpa_attention_forward if device == "cuda" else short_causal_attention
     with ExitStack() as stack:
         stack.enter_context(patch.dict(AttentionInterface._global_mapping, {"sdpa": attention}))
+        # With data it sees that no sequences are packed, and then no mask is made.
+        stack.enter_context(patch.object(masking_utils, "is_tracing", lambda tensor=None: False))
         if device == "cuda":
             stack.enter_context(patch.object(F, "scaled_dot_product_attention", _cuda_attention))
             stack.enter_context(patch.object(F, "dropout", _cuda_dropout))

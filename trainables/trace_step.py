@@ -89,7 +89,7 @@ class TracedTraining(Training):
                 attention_mask=torch.empty(examples, length, dtype=torch.int64),
                 targets=torch.empty(targets, dtype=torch.int64),
                 positions=torch.empty(examples, length, dtype=torch.bool),
-                example_of_target=torch.empty(targets, dtype=torch.int64),
+                example_of_target=torch.empty(targets, 2, dtype=torch.int64)[:, 0],  # of `nonzero`'s rows
             )
         ]
 
