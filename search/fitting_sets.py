@@ -1,6 +1,7 @@
 """Which target sets of a space the model at hand can have; the others are left out with a note."""
 
 from collections.abc import Callable
+from typing import Any
 
 from search.config import SweepConfig
 from search.errors import InputError
@@ -8,6 +9,9 @@ from search.space import Choices
 from trainables.model_shape import shape_of
 from trainables.modules import TARGET_SETS, resolve_targets, sets_of
 from trainables.settings import Architecture
+
+ON_EXPERTS: dict[str, Any] = {"dropout": 0.0, "use_dora": False, "init": "default"}
+"""The only values with which PEFT adapts fused experts (`ParamWrapper` in its ``lora/layer.py``)."""
 
 
 def with_fitting_sets(
@@ -21,6 +25,8 @@ def with_fitting_sets(
         InputError: a set or module that does not exist, or no set at all is left.
     """
     paths = [kind.path for kind in shape_of(architecture).linears]
+    for note in notes_on(architecture):
+        say(note)
     own, names = config.target_sets, config.search_space.target_sets()
     modules = {
         name: resolve_targets(name, paths, own)
@@ -44,13 +50,23 @@ def with_fitting_sets(
     return config.model_copy(update={"space": {**config.space, "targets": list(fitting)}}), fitting
 
 
+def notes_on(architecture: Architecture) -> list[str]:
+    """What of the model's layers no target set can have, and why."""
+    mistaken = shape_of(architecture).mistaken
+    return (
+        [f"in no target set: {', '.join(mistaken)}, whose names PEFT takes for the experts'"]
+        if mistaken
+        else []
+    )
+
+
 def _has_experts(modules: tuple[str, ...]) -> bool:
     return any(name.startswith("experts.") for name in modules)
 
 
 def _reason_against_experts(config: SweepConfig) -> str | None:
-    """What of the space PEFT cannot do with fused experts (`ParamWrapper` in its ``lora/layer.py``)."""
-    for name, plain in (("dropout", 0.0), ("use_dora", False), ("init", "default")):
+    """What of the space PEFT cannot do with fused experts."""
+    for name, plain in ON_EXPERTS.items():
         dimension = config.search_space.dimensions.get(name)
         values = (
             dimension.values if isinstance(dimension, Choices) else (dimension and (dimension.high,)) or ()

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from trainables.modules import LLAMA_MODULES
+from trainables.modules import LLAMA_PATHS, names_of
 from trainables.settings import ExecutionSettings, TrialConfig, TrialSpec
+
+LLAMA_MODULES = names_of(LLAMA_PATHS)
 
 
 def spec(folder: Path, devices: int = 1, kind: str = "lora", **execution: Any) -> TrialSpec:

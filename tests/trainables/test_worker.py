@@ -9,10 +9,12 @@ import pytest
 
 from search.errors import DivergedError
 from trainables.data import PreparedData, prepare_data
-from trainables.modules import LLAMA_MODULES
+from trainables.modules import LLAMA_PATHS, names_of
 from trainables.probe import MemoryProbe
 from trainables.settings import DataSettings, ExecutionSettings, TrialConfig, TrialSpec
 from trainables.worker import Worker
+
+LLAMA_MODULES = names_of(LLAMA_PATHS)
 
 pytestmark = pytest.mark.timeout(300)
 
