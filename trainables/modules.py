@@ -149,8 +149,8 @@ def resolve_targets(
         found |= set(wanted or ())
     if not problem:
         return tuple(sorted(found))
-    fitting = [*sets, *(n for n, members in users.items() if all(_named(m, available) for m in members))]
-    choices = f"sets that fit it: {', '.join(fitting)}; modules: {', '.join(sorted(set(available)))}"
+    own = [n for n, members in users.items() if members and all(_named(m, available) for m in members)]
+    choices = f"sets that fit it: {', '.join((*sets, *own))}; modules: {', '.join(sorted(set(available)))}"
     raise InputError(f"target set {name!r} {problem}; {choices}")
 
 
