@@ -97,10 +97,19 @@ def _no_initial_values() -> "Iterator[None]":
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """The decoder layers: the list that is as long as the model's configuration says; empty where there is none."""
+    """The decoder layers: the list that is as long as the model's configuration says; empty where there is none.
+
+    Lists within the members of another one, such as a layer's two attentions (LongCat), are not meant.
+    """
     config: Any = getattr(model, "config", None)
     count = getattr(config, "num_hidden_layers", None)
-    lists = (child for child in model.modules() if isinstance(child, nn.ModuleList) and len(child) == count)
+    lists = (
+        child
+        for name, child in model.named_modules()
+        if isinstance(child, nn.ModuleList)
+        and len(child) == count
+        and not any(map(str.isdigit, name.split(".")))
+    )
     return list(next(lists, []))
 
 
