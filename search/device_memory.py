@@ -47,7 +47,7 @@ def device_memory_bytes(text: str) -> int:
     name = text.strip().lower().replace("_", "-").replace(" ", "")
     if name in _CARD_GIB:
         return round(_CARD_GIB[name] * GIB)
-    if name.replace(".", "", 1).isdigit() and float(name) < _LEAST_BARE_BYTES:
+    if name.replace(".", "", 1).isdigit() and 0 < float(name) < _LEAST_BARE_BYTES:
         raise InputError(f"device memory {text!r} has no unit: for {name} GiB give {name}GiB")
     try:
         return parse_memory(text)
