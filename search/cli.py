@@ -150,7 +150,10 @@ def export(
 @app.command()
 def estimate(
     size: Annotated[
-        str, typer.Argument(help="A model size (see `lorafront sizes`), a model folder, or a cached hub id.")
+        str,
+        typer.Argument(
+            help="A model size (see `lorafront sizes`), a model folder, a config.json, or a cached hub id."
+        ),
     ],
     rank: Annotated[int | None, Flag(help="Rank of the adapters.")] = None,
     alpha: Annotated[float | None, Flag(help="Scaling numerator; no effect on memory.")] = None,
@@ -227,11 +230,13 @@ def _print_dry_run(config: Any) -> None:
     from search.prediction import memory_range
     from search.units import format_memory
     from search.yaml_io import dump_yaml
+    from trainables.served import check_served
 
     check_sharing(config)
     architecture = known_architecture(config)
     notes: list[str] = []
     config, targets = with_fitting_sets(config, architecture, notes.append)
+    check_served(architecture, targets.values())
     print(dump_yaml(config.to_yaml_dict()))
     table = Table(title="search space", box=None, title_justify="left", title_style="bold")
     table.add_column("dimension")

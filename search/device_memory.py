@@ -25,6 +25,9 @@ _CARD_GIB = {
     "h200": 139.0,
 }
 
+# A number without a unit is bytes; below this it was meant otherwise.
+_LEAST_BARE_BYTES = 2**20
+
 # What the allocator needs beyond the live bytes: the least capacity that fits was 5-9 % above them for 7-8B
 # models, 7-16 % for smaller ones (shared design notes, "Not in the trace").
 FRAGMENTATION = 1.10
@@ -36,7 +39,7 @@ def device_memory_bytes(text: str) -> int:
     """Bytes of a memory size such as ``24GiB``, or of a card by its name, such as ``rtx4090``.
 
     Raises:
-        InputError: neither a size nor a known card; the message lists the cards.
+        InputError: neither a size nor a known card (the message lists the cards), or a small number without a unit.
 
     >>> device_memory_bytes("24GiB") == 24 * GIB
     True
@@ -44,6 +47,8 @@ def device_memory_bytes(text: str) -> int:
     name = text.strip().lower().replace("_", "-").replace(" ", "")
     if name in _CARD_GIB:
         return round(_CARD_GIB[name] * GIB)
+    if name.replace(".", "", 1).isdigit() and 0 < float(name) < _LEAST_BARE_BYTES:
+        raise InputError(f"device memory {text!r} has no unit: for {name} GiB give {name}GiB")
     try:
         return parse_memory(text)
     except InputError:

@@ -8,6 +8,7 @@ from search.estimate_fit import MOST_EXAMPLES, MOST_TOKENS, what_fits
 from search.estimate_result import Breakdown, EstimateResult
 from trainables.memory_model import Device, Kind, PredictedMemory, per_device_batch, predict_peak
 from trainables.parameter_counts import count_parameters, linear_shapes, trainable_parameters
+from trainables.peak import has_closed_form, predicted_peak
 from trainables.settings import Architecture, ExecutionSettings, TrialConfig
 from trainables.trace import trace_peak
 
@@ -46,8 +47,8 @@ class Point:
         )
 
     def peak_bytes(self) -> int:
-        """LoRA's peak in closed form."""
-        return self.peak(predict_peak).peak_bytes
+        """LoRA's peak: of a plain Llama in closed form, else worked out from traces."""
+        return self.peak(predicted_peak).peak_bytes
 
     def with_config(self, rank: int, targets: str) -> "Point":
         """The same with another rank and target set."""
@@ -69,6 +70,8 @@ class Point:
         except InputError:
             raise
         except Exception as error:  # of the libraries traced through: an answer within a percent beats none
+            if not has_closed_form(self.arch, self.seq_len):
+                raise
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             name = "LoRA" if kind == "lora" else "full fine-tuning"
             notes.append(f"{name} could not be traced, so its figures are from the closed form: {reason}")

@@ -11,11 +11,13 @@ from search.errors import InputError
 from search.estimate import Predict, estimate
 from search.estimate_model import find_model
 from search.estimate_result import EstimateResult
+from search.fitting_sets import ON_EXPERTS
 from search.sizes import Profile
 from search.space import DIMENSION_NAMES, SearchSpace
 from trainables.model_shape import shape_of
-from trainables.modules import resolve_targets, sets_of
+from trainables.modules import are_parameters, resolve_targets, sets_of
 from trainables.plugins import check_plugin
+from trainables.served import check_served
 from trainables.settings import ExecutionSettings, TrialConfig
 from trainables.trace import trace_peak
 
@@ -34,23 +36,26 @@ def estimate_size(
 ) -> EstimateResult:
     """The prediction for a model's recommended config with ``changes`` (None keeps the recommendation).
 
-    ``size`` may also be a model folder or a hub model in the cache. ``overrides`` are `--set` texts: a trial's settings
-    and ``execution.*``; they win.
+    ``size`` may also be a model folder, its config.json, a GGUF file or a hub model in the cache. ``overrides`` are
+    `--set` texts: a trial's settings and ``execution.*``; they win.
 
     Raises:
         InputError: an unknown model, set, card or setting, or an impossible number.
     """
     model = find_model(size)
     trial, execution_changes = _parse_settings(overrides)
-    config = _config(model.profile, _given(changes) | trial)
+    given = _given(changes) | trial
+    paths = [kind.path for kind in shape_of(model.architecture).linears]
+    config = _fitting(_config(model.profile, given), given, paths)
     flags = {"gradient_checkpointing": gradient_checkpointing, "quantize": quantize}
     execution = _execution(model.profile, _given(flags) | execution_changes)
-    paths = [kind.path for kind in shape_of(model.architecture).linears]
-    return estimate(
+    sets = {name: resolve_targets(name, paths) for name in dict.fromkeys((*sets_of(paths), config.targets))}
+    check_served(model.architecture, [sets[config.targets]])
+    result = estimate(
         model.architecture,
         config,
         execution,
-        {name: resolve_targets(name, paths) for name in dict.fromkeys((*sets_of(paths), config.targets))},
+        sets,
         model.profile.data.seq_len if seq_len is None else seq_len,
         None if device_memory is None else device_memory_bytes(device_memory),
         supervised_fraction=supervised_fraction,
@@ -58,6 +63,26 @@ def estimate_size(
         model=size,
         defaults_of=model.profile.size,
     )
+    notes = [*model.notes, *result.notes]
+    return result.model_copy(update={"notes": notes})
+
+
+def _fitting(config: TrialConfig, given: Mapping[str, Any], paths: Sequence[str]) -> TrialConfig:
+    """The config without a size's dropout, DoRA and start where the model's experts, which lack them, are adapted.
+
+    Raises:
+        InputError: they were asked for.
+    """
+    if not are_parameters(resolve_targets(config.targets, paths)):
+        return config
+    plain = {name: value for name, value in ON_EXPERTS.items() if getattr(config, name) != value}
+    for name, value in plain.items():
+        if name in given:
+            raise InputError(
+                f"{name}={given[name]}: PEFT adapts fused experts only with {name}={value}, and target set "
+                f"{config.targets!r} has experts"
+            )
+    return config.model_copy(update=plain)
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Which target sets of a space the model at hand can have; the others are left out with a note."""
 
 from collections.abc import Callable
+from typing import Any
 
 from search.config import SweepConfig
 from search.errors import InputError
@@ -8,6 +9,9 @@ from search.space import Choices
 from trainables.model_shape import shape_of
 from trainables.modules import TARGET_SETS, are_parameters, resolve_targets, sets_of
 from trainables.settings import Architecture
+
+ON_EXPERTS: dict[str, Any] = {"dropout": 0.0, "use_dora": False, "init": "default"}
+"""The only values with which PEFT adapts fused experts (`ParamWrapper` in its ``lora/layer.py``)."""
 
 
 def with_fitting_sets(
@@ -45,8 +49,8 @@ def with_fitting_sets(
 
 
 def _reason_against_parameters(config: SweepConfig) -> str | None:
-    """What of the space PEFT cannot do with parameters: `ParamWrapper` in its ``lora/layer.py``."""
-    for name, plain in (("dropout", 0.0), ("use_dora", False), ("init", "default")):
+    """What of the space PEFT cannot do with parameters such as fused experts."""
+    for name, plain in ON_EXPERTS.items():
         dimension = config.search_space.dimensions.get(name)
         values = (
             dimension.values if isinstance(dimension, Choices) else (dimension and (dimension.high,)) or ()

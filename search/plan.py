@@ -18,6 +18,7 @@ from trainables.base_models import cache_root, read_architecture, resolve_base_m
 from trainables.data import PreparedData, prepare_data
 from trainables.layer_memory import Device
 from trainables.plugins import check_plugin
+from trainables.served import check_served
 from trainables.settings import Architecture, ExecutionSettings, TrialConfig, TrialSpec
 
 BASELINE_ID = "baseline"
@@ -211,6 +212,7 @@ def make_plan(config: SweepConfig, say: Callable[[str], None]) -> SweepPlan:
     base = resolve_base_model(config.base_model, sha256=config.base_model_sha256, say=say).resolve()
     architecture = read_architecture(base)
     config, targets = with_fitting_sets(config, architecture, say)
+    check_served(architecture, targets.values())
     say(f"preparing {config.data.source}")
     data = prepare_data(
         config.data, str(base), train_examples=config.max_examples, seed=config.seed, cache_dir=cache_root()

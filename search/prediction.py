@@ -1,8 +1,8 @@
 """Who predicts memory, and of what: of trials on their real longest micro-batch, of a space on batches of full length.
 
-All of it in closed form (`trainables.memory_model`): on the micro-batches of the default sweep it was within 0.1 % of
-what was then measured (11 trials: five target sets, DoRA, dropout, accumulation, checkpointing, full fine-tuning), where
-a trace would take the driver one or two seconds per target set and sequence length.
+Of plain Llamas in closed form (`trainables.memory_model`): on the micro-batches of the default sweep it was within 0.1 %
+of what was then measured (11 trials: five target sets, DoRA, dropout, accumulation, checkpointing, full fine-tuning),
+and a trace would take the driver a second or two per target set. Of every other family by tracing, which is worth that.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,8 @@ from search.config import SweepConfig
 from search.longest_batch import LongestBatches, MicroBatch
 from search.space import Choices
 from trainables.layer_memory import Device
-from trainables.memory_model import Kind, predict_peak
+from trainables.memory_model import Kind
+from trainables.peak import predicted_peak
 from trainables.settings import Architecture, TrialConfig, TrialSpec
 
 # The settings of a trial that move its memory, besides the target set.
@@ -30,7 +31,7 @@ class TrialPredictor:
     def bytes_of(self, spec: TrialSpec) -> int:
         """Predicted peak bytes of one device, with the execution that the spec names."""
         batch = self._batches.of(spec)
-        return predict_peak(
+        return predicted_peak(
             self._arch,
             spec.config.model_copy(update={"batch_size": _examples_per_step(batch, spec)}),
             spec.execution.model_copy(update={"micro_batch_size": batch.examples}),
@@ -56,7 +57,7 @@ def full_length_bytes(
     device: Device | None = None,
 ) -> int:
     """Predicted peak bytes of one trial config on batches of full length, every position supervised."""
-    return predict_peak(
+    return predicted_peak(
         arch,
         trial,
         config.execution,

@@ -46,6 +46,43 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "lfm2": {"block_auto_adjust_ff_dim": False, "layer_types": ["conv", "full_attention", "conv", "full_attention"]},
 }  # fmt: skip
 
+_WIDER = {"num_local_experts": 4, "num_experts_per_tok": 2}
+# Further families, whose configurations have other names or no head_dim: all of them, given as they are.
+FURTHER_FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt2": {"vocab_size": VOCAB, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256},
+    "gpt_neox": _SHAPE,
+    "starcoder2": _SHAPE,
+    "cohere2": _SHAPE | {"sliding_window": 32},
+    "granitemoe": _SHAPE | _WIDER,
+    "olmoe": _SHAPE | {"num_experts": 4, "num_experts_per_tok": 2},
+    "qwen2_moe": _SHAPE | _MIXTURE | {"shared_expert_intermediate_size": 48},
+    "qwen3_5_moe_text": _SHAPE | _MIXTURE | _LINEAR_ATTENTION | {"shared_expert_intermediate_size": 48},
+    "ernie4_5_moe": _SHAPE | {
+        "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 48, "moe_num_shared_experts": 1,
+        "moe_layer_start_index": 1,
+    },
+    "deepseek_v3": {name: value for name, value in _SHAPE.items() if name != "head_dim"} | {
+        "num_key_value_heads": 4, "moe_intermediate_size": 48, "n_routed_experts": 4, "num_experts_per_tok": 2,
+        "n_group": 2, "topk_group": 1, "q_lora_rank": 24, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8, "v_head_dim": 16, "first_k_dense_replace": 1, "n_shared_experts": 1,
+    },
+    "llama4_text": _SHAPE | {
+        "num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 96, "interleave_moe_layer_step": 2,
+        "pad_token_id": None,
+    },
+    "minimax": _SHAPE | _WIDER | {"layer_types": ["linear_attention", "full_attention"] * 2, "block_size": 32},
+    "jamba": _SHAPE | {
+        "num_experts": 4, "mamba_d_state": 8, "mamba_dt_rank": 8, "use_mamba_kernels": False, "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+    },
+    "falcon_h1": _SHAPE | {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16},
+    "nemotron_h": _SHAPE | {
+        "mamba_num_heads": 8, "mamba_head_dim": 16, "ssm_state_size": 16, "n_groups": 2, "n_routed_experts": 4,
+        "hybrid_override_pattern": "M*-E", "num_experts_per_tok": 2, "moe_intermediate_size": 48,
+        "moe_shared_expert_intermediate_size": 48,
+    },
+}  # fmt: skip
+
 
 def family_config(family: str, **changes: Any) -> Any:
     """Transformers' configuration of the tiny model of ``family`` (its ``model_type``)."""

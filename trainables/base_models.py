@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from search.errors import InputError
 from trainables.model_cache import ModelCache, Say, cache_root
+from trainables.model_checks import DEQUANTISED, quantisation
 from trainables.model_folder import check_causal, check_model_folder, read_config
 from trainables.model_sources import WheelFile, fetch_from_hub, looks_like_hub_id
 from trainables.settings import Architecture
@@ -14,6 +15,7 @@ from trainables.settings import Architecture
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+    from transformers.utils.quantization_config import QuantizationConfigMixin
 
 __all__ = ["cache_root", "load_base_model", "read_architecture", "resolve_base_model"]
 
@@ -51,15 +53,19 @@ def resolve_base_model(
             f"base model {source!r}: a sha256 can be checked for a .gguf file or a pypi: source only"
         )
     if path.is_dir():
-        check_model_folder(path)
-        return path
+        return _checked(path, say)
     if path.exists():
         raise InputError(f"base model {source!r} is a file, but neither a folder nor a .gguf file")
     if not looks_like_hub_id(source):
         raise InputError(f"base model {source!r} does not exist, and is no hub id such as OWNER/NAME")
     say(f"fetching {source} from the hub")
-    folder = fetch_from_hub(source)
+    return _checked(fetch_from_hub(source), say)
+
+
+def _checked(folder: Path, say: Say) -> Path:
     check_model_folder(folder)
+    if quantisation(read_config(folder)) == DEQUANTISED:
+        say(f"{folder} is stored in 4 bits ({DEQUANTISED}) and held in memory in 16 bits")
     return folder
 
 
@@ -83,7 +89,11 @@ def _from_gguf(file: Path, sha256: str | None, models: ModelCache, say: Say) -> 
 
 
 def read_architecture(folder: Path) -> Architecture:
-    """The shape of the model in ``folder``. Raises InputError when its config lacks what its family must have."""
+    """The shape of the model in ``folder``, or of a ``config.json``.
+
+    Raises:
+        InputError: its config lacks what its family must have.
+    """
     config = read_config(folder)
     try:
         return Architecture.from_model_config(config)
@@ -99,7 +109,8 @@ def load_base_model(
 ) -> "PreTrainedModel":
     """The model on ``device``, weights in ``dtype``, in evaluation mode, without its key-value cache.
 
-    On a CPU the weights stay mapped from the file, copy on write: training them leaves the file as it is.
+    On a CPU the weights stay mapped from the file, copy on write: training them leaves the file as it is. Weights stored
+    in mxfp4 (gpt-oss) become 16-bit ones.
 
     Raises:
         InputError: transformers does not know the model without running its own code, or weights are
@@ -119,6 +130,7 @@ def load_base_model(
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            quantization_config=_dequantising(folder),
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -128,3 +140,12 @@ def load_base_model(
         raise InputError(f"base model {folder} lacks {len(missing)} weights, first {missing[0]}")
     model.config.use_cache = False
     return model.to(device)
+
+
+def _dequantising(folder: Path) -> "QuantizationConfigMixin | None":
+    """How transformers is to turn 4-bit weights into 16-bit ones; None where it loads them as they are."""
+    if quantisation(read_config(folder)) != DEQUANTISED:
+        return None
+    from transformers import Mxfp4Config
+
+    return Mxfp4Config(dequantize=True)

@@ -28,7 +28,7 @@ def model_config(arch: Architecture, layers: int) -> "PreTrainedConfig":
     else:
         values = {name: _shortened(value, arch.num_layers, layers) for name, value in arch.config.items()}
     values = {name: value for name, value in values.items() if name not in _LEFT_OUT}
-    names = ("num_hidden_layers", "n_layer", "n_layers")
+    names = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
     depth = next((name for name in names if name in values), "num_hidden_layers")
     try:
         return AutoConfig.for_model(arch.model_type, **{**values, depth: layers})  # type: ignore[no-any-return]
@@ -79,9 +79,11 @@ def empty_model(arch: Architecture, layers: int, dtype: torch.dtype) -> "PreTrai
     try:
         with _no_initial_values():
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    except ValueError as error:
+    except Exception as error:  # a family says in its own way what it cannot be built from
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"model_type {arch.model_type!r} is no causal language model: {reason}") from error
+        raise InputError(
+            f"model_type {arch.model_type!r}: transformers cannot build its causal language model: {reason}"
+        ) from error
     model.tie_weights()
     return model.eval()  # type: ignore[no-any-return]
 
@@ -95,8 +97,34 @@ def _no_initial_values() -> "Iterator[None]":
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
-    """The decoder layers: the list that is as long as the model's configuration says; empty where there is none."""
+    """The decoder layers: the list that is as long as the model's configuration says; empty where there is none.
+
+    Lists within the members of another one, such as a layer's two attentions (LongCat), are not meant.
+    """
     config: Any = getattr(model, "config", None)
     count = getattr(config, "num_hidden_layers", None)
-    lists = (child for child in model.modules() if isinstance(child, nn.ModuleList) and len(child) == count)
+    lists = (
+        child
+        for name, child in model.named_modules()
+        if isinstance(child, nn.ModuleList)
+        and len(child) == count
+        and not any(map(str.isdigit, name.split(".")))
+    )
     return list(next(lists, []))
+
+
+def check_decoder(arch: Architecture, model: "PreTrainedModel") -> None:
+    """Raises InputError unless the model is a decoder alone, whose layers are found."""
+    config: Any = model.config
+    if getattr(config, "is_encoder_decoder", False):
+        raise cannot_serve(arch, "it has an encoder, too")
+    # Encoders with a head for causal training: BERT and its kin, which have token types.
+    if hasattr(config, "type_vocab_size") and not getattr(config, "is_decoder", False):
+        raise cannot_serve(arch, "it is an encoder, in which every token sees those after it")
+    if len(decoder_layers(model)) != arch.num_layers:
+        raise cannot_serve(arch, f"no list of {arch.num_layers} decoder layers was found in it")
+
+
+def cannot_serve(arch: Architecture, reason: str) -> InputError:
+    """The error that says why a family is refused."""
+    return InputError(f"models of model_type {arch.model_type!r} cannot be served: {reason}")

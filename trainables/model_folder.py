@@ -5,6 +5,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from search.errors import InputError
+from trainables.model_checks import check_causal_config
 
 _LENGTH_BYTES = 8  # a safetensors file begins with its header's length: unsigned, 64 bits, little-endian
 _MAX_HEADER_BYTES = 100_000_000  # limit of the safetensors format itself
@@ -25,7 +26,9 @@ def check_model_folder(folder: Path) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The model's ``config.json``. Raises InputError when it is missing or not a JSON object."""
+    """The model's ``config.json``, of a folder or the file itself. Raises InputError: missing, or no JSON object."""
+    if folder.is_file():
+        return _read_json_object(folder)
     file = folder / "config.json"
     if not file.is_file():
         adapter = (folder / "adapter_config.json").is_file()
@@ -35,7 +38,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_causal(folder: Path) -> None:
-    """Raises InputError unless the model in ``folder`` is a ``*ForCausalLM`` and no adapter."""
+    """Raises InputError unless the model in ``folder`` is a causal language model that can be trained, no adapter."""
     config = read_config(folder)
     if (
         folder / "adapter_config.json"
@@ -43,13 +46,7 @@ def check_causal(folder: Path) -> None:
         raise InputError(
             f"base model {folder} has an adapter_config.json: give a folder with the model alone"
         )
-    architectures = config.get("architectures")
-    names = [str(name) for name in architectures] if isinstance(architectures, list) else []
-    if not any(name.endswith("ForCausalLM") for name in names):
-        found = ", ".join(names) or f"model_type {config.get('model_type')!r} without architectures"
-        raise InputError(
-            f"base model {folder} is not a causal language model but {found}; needs a *ForCausalLM"
-        )
+    check_causal_config(f"base model {folder}", config)
 
 
 def weight_files(folder: Path) -> list[Path]:

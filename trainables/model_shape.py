@@ -15,7 +15,7 @@ from trainables.settings import PLAIN_FAMILIES, Architecture, Settings
 if TYPE_CHECKING:
     from torch import nn
 
-_LIBRARIES = ("torch", "transformers")
+_LIBRARIES = ("torch", "transformers", "peft")
 
 
 class LinearShape(NamedTuple):
@@ -86,7 +86,7 @@ def shape_of(arch: Architecture) -> ModelShape:
     """The shape of a model. Not a plain Llama: imports torch and transformers, unless it was asked for before.
 
     Raises:
-        InputError: transformers cannot build such a model.
+        InputError: transformers cannot build such a model, or it cannot be served.
     """
     if arch.model_type in PLAIN_FAMILIES:
         return _plain_shape(arch)
@@ -152,16 +152,19 @@ _PARENTS = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), "self_attn") 
 
 
 def _read_shape(arch: Architecture) -> ModelShape:
-    """Build the model on the meta device and look."""
+    """Build the model on the meta device and look. Raises InputError: it cannot be served."""
     import torch
     from torch import nn
 
-    from trainables.meta_model import decoder_layers, empty_model
+    from trainables.meta_model import cannot_serve, check_decoder, decoder_layers, empty_model
 
     with torch.device("meta"):
         model = empty_model(arch, arch.num_layers, torch.bfloat16)
+    check_decoder(arch, model)
     layers = decoder_layers(model)
     kinds = Counter(kind for layer in layers for kind in linear_weights_of(layer))
+    if not kinds:
+        raise cannot_serve(arch, "its layers have no linear weights")
     tensors = Counter(parameter.numel() for parameter in model.parameters())
     return ModelShape(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -183,28 +186,50 @@ _RECURRENT = re.compile("Mamba|DeltaNet|Recurrent|Lightning|LinearAttention|Rwkv
 
 
 def linear_weights_of(layer: "nn.Module") -> Iterator[tuple[str, int, int, int]]:
-    """Path, inputs, outputs and experts (0: not fused) of every linear weight that PEFT can adapt in a layer.
-
-    Routers and gates of a single number are left out: they choose, they do not transform.
-    """
+    """Path, inputs, outputs and experts (0: not fused) of every linear weight of a layer that an adapter can sit on."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    for path, module in layer.named_modules():
-        if isinstance(module, nn.Linear | Conv1D) and "Router" not in type(module).__name__:
+    modules = dict(layer.named_modules())
+    for path, module in modules.items():
+        if isinstance(module, nn.Linear | Conv1D):
             rows, columns = module.weight.shape
             inputs, outputs = (columns, rows) if isinstance(module, nn.Linear) else (rows, columns)
-            if outputs > 1:
+            if outputs > 1 and not _is_choosing(path, module) and not _is_bypassed(path, modules):
                 yield path, inputs, outputs, 0
-        elif "Experts" in type(module).__name__:
-            for name, parameter in module.named_parameters(recurse=False):
-                if parameter.dim() == 3:
-                    experts, rows, columns = parameter.shape
-                    is_transposed = getattr(
-                        module, "is_transposed", False
-                    )  # transformers' integrations/moe.py
-                    shape = (rows, columns) if is_transposed else (columns, rows)
-                    yield f"{path}.{name}", *shape, experts
+        elif path.rpartition(".")[2] == "experts":
+            yield from _fused_experts(path, module)
+
+
+def _is_choosing(path: str, module: "nn.Module") -> bool:
+    """Routers to experts, and indexers of the tokens to attend to, which have no gradient: they do not transform."""
+    parts = path.split(".")
+    return (
+        any("router" in part or "indexer" in part for part in parts)
+        or parts[-2:] == ["gate", "wg"]
+        or "Router" in type(module).__name__
+    )
+
+
+def _is_bypassed(path: str, modules: "dict[str, nn.Module]") -> bool:
+    """Whether the model takes the weight by itself, past the module and its adapter.
+
+    Transformers' Mamba layers do so, for fused kernels, with all but the first one (PEFT refuses some of them for that
+    reason: ``_check_lora_target_modules_mamba`` in its ``tuners/tuners_utils.py``), and Gemma 3n clips the weights in
+    its AltUp.
+    """
+    parent, _, leaf = path.rpartition(".")
+    mixer = modules[parent]
+    is_state_space = hasattr(mixer, "A_log") and hasattr(mixer, "D")
+    return (is_state_space and leaf != "in_proj") or "AltUp" in type(mixer).__name__
+
+
+def _fused_experts(path: str, module: "nn.Module") -> Iterator[tuple[str, int, int, int]]:
+    for name, parameter in module.named_parameters(recurse=False):
+        if parameter.dim() == 3:
+            experts, rows, columns = parameter.shape
+            is_transposed = getattr(module, "is_transposed", False)  # transformers' integrations/moe.py
+            yield f"{path}.{name}", *((rows, columns) if is_transposed else (columns, rows)), experts
 
 
 def _signature(layer: "nn.Module") -> str:

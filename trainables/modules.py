@@ -1,7 +1,7 @@
 """Target sets by their meaning: which of a model's linear weights are query, MLP, experts, and what a set then names.
 
 A model's linear weights come as paths within a decoder layer (``self_attn.q_proj``, see `trainables.model_shape`). The
-names of target modules are the ends of these paths: the last part, where no other path ends in it, else the last two.
+names of target modules are the ends of these paths: as many of the last parts as no other path ends in.
 One name stands for that weight in every layer that has it.
 """
 
@@ -39,14 +39,14 @@ _ATTENTION = (
     (r"w?v(alue)?(_lin)?(_proj)?", "v"),
     (r"kv(_[ab])?(_proj)?(_with_mqa)?", "kv"),
     (r"w?qkv(_proj)?|query_key_value|c_attn", "qkv"),
-    (r"(o|out|c)(ut)?_proj|w?o|dense|out_lin", "o"),
+    (r"(o|out|c)(_[ab])?_proj|output_proj|w?o|dense|out_lin", "o"),
 )
 _MLP = re.compile(r"mlp|feed_?forward|ffn?|shared_(mlp|experts?)|block_sparse_moe")
 _MLP_LEAVES = re.compile(r"fc_?\w+|(gate|up|down|gate_up)_proj")
 
 
 def names_of(paths: Iterable[str]) -> tuple[str, ...]:
-    """The name of every path; the experts' begin with ``experts``.
+    """The name of every path: its shortest end that no other path ends in; the experts' begin with ``experts``.
 
     Beside fused experts PEFT takes a module's name that ends as theirs once did for theirs (`_convert_peft_config_moe` in
     its ``utils/transformers_weight_conversion.py``): such a module is named as the parameter that its weight is.
@@ -57,16 +57,9 @@ def names_of(paths: Iterable[str]) -> tuple[str, ...]:
     ('experts.down_proj', 'shared_expert.down_proj.weight')
     """
     paths = list(paths)
-    ends = Counter(path.rpartition(".")[2] for path in dict.fromkeys(paths))
+    ends = Counter(end for path in dict.fromkeys(paths) for end in _ends(path))
     beside_experts = any(map(_is_experts, paths))
-    names = []
-    for path in paths:
-        is_taken = (
-            beside_experts and not _is_experts(path) and bool(_EXPERTS_OLD_NAMES.fullmatch(_end(path, 1)))
-        )
-        name = _end(path, 2 if is_taken or _is_experts(path) or ends[_end(path, 1)] > 1 else 1)
-        names.append(f"{name}.weight" if is_taken else name)
-    return tuple(names)
+    return tuple(_name(path, ends, beside_experts) for path in paths)
 
 
 _EXPERTS_OLD_NAMES = re.compile(r"(gate|up|down)_proj|w[123]|gate")
@@ -74,11 +67,22 @@ _EXPERTS_OLD_NAMES = re.compile(r"(gate|up|down)_proj|w[123]|gate")
 
 def are_parameters(names: Iterable[str]) -> bool:
     """Whether some of the names are parameters, which PEFT adapts by their whole product, not modules."""
-    return any(name.startswith("experts.") or name.endswith(".weight") for name in names)
+    return any("experts" in name.split(".")[:-1] or name.endswith(".weight") for name in names)
 
 
-def _end(path: str, parts: int) -> str:
-    return ".".join(path.split(".")[-parts:])
+def _ends(path: str) -> list[str]:
+    """The ends of a path, shortest first."""
+    parts = path.split(".")
+    return [".".join(parts[start:]) for start in reversed(range(len(parts)))]
+
+
+def _name(path: str, ends: Counter[str], beside_experts: bool) -> str:
+    is_experts, leaf = _is_experts(path), _ends(path)[0]
+    is_taken = beside_experts and not is_experts and _EXPERTS_OLD_NAMES.fullmatch(leaf) is not None
+    fit = [end for end in _ends(path) if not is_experts or "experts" in end.split(".")]
+    fit = fit[1:] if is_taken and len(fit) > 1 else fit
+    name = next((end for end in fit if ends[end] == 1), path)  # a path may itself be the end of another
+    return f"{name}.weight" if is_taken else name
 
 
 def _is_experts(path: str) -> bool:
@@ -99,13 +103,15 @@ def roles_of(path: str) -> str:
         return "experts"
     if "linear_attn" in parent:
         return "other"
-    if re.search(r"attn|attention|mixer", parent):
+    if re.search(r"attn|attention|mixer|temporal_block", parent):
         found = next(
             (letters for pattern, letters in _ATTENTION if re.fullmatch(pattern, leaf.lower())), None
         )
         # A state space calls its projections in and out, too, but has no query.
         if found is not None and not (parent.endswith("mixer") and leaf == "out_proj"):
             return found
+        if "mixer" not in parent:  # a gate on what attention gives
+            return "other"
     is_mlp = any(_MLP.fullmatch(part) for part in parents) or _MLP_LEAVES.fullmatch(leaf)
     return "mlp" if is_mlp and leaf != "gate" and not leaf.endswith("expert_gate") else "other"
 
@@ -116,7 +122,9 @@ def sets_of(paths: Sequence[str] = LLAMA_PATHS) -> dict[str, tuple[str, ...]]:
     A set is there if the model has all that it means, and as modules of its own: one fused module for query, key and
     value leaves no ``attention-qv``.
     """
-    roles = dict(zip(names_of(paths), map(roles_of, paths), strict=True))
+    roles: dict[str, str] = {}
+    for name, role in zip(names_of(paths), map(roles_of, paths), strict=True):
+        roles[name] = role if roles.get(name, role) == role else "other"
     sets = {}
     for name, letters in (("attention-qv", "qv"), ("attention-qkv", "qkv"), ("attention", "qkvo")):
         within = sorted(n for n, role in roles.items() if role not in _WORDS and set(role) <= set(letters))
@@ -159,8 +167,8 @@ def resolve_targets(
         found |= set(wanted or ())
     if not problem:
         return tuple(sorted(found))
-    fitting = [*sets, *(n for n, members in users.items() if all(_named(m, available) for m in members))]
-    choices = f"sets that fit it: {', '.join(fitting)}; modules: {', '.join(sorted(set(available)))}"
+    own = [n for n, members in users.items() if members and all(_named(m, available) for m in members)]
+    choices = f"sets that fit it: {', '.join((*sets, *own))}; modules: {', '.join(sorted(set(available)))}"
     raise InputError(f"target set {name!r} {problem}; {choices}")
 
 

@@ -55,7 +55,7 @@ class Architecture(Settings):
         return cls(
             hidden_size=number("hidden_size"),
             intermediate_size=number("intermediate_size"),
-            num_layers=number("num_hidden_layers"),
+            num_layers=number("num_hidden_layers") if plain else _layers(config),
             num_heads=heads,
             num_kv_heads=config.get("num_key_value_heads") or heads,
             head_dim=config.get("head_dim") or max(1, number("hidden_size") // heads),
@@ -71,12 +71,12 @@ PLAIN_FAMILIES = ("llama", "mistral", "qwen2")
 
 # What of a plain family's config.json changes the shape beside the numbers.
 _PLAIN_EXTRAS = ("attention_bias", "mlp_bias", "use_sliding_window", "sliding_window")
-# Older families' names of the numbers (GPT-2, GPT-J, Bloom, MPT, Falcon).
+# Older families' names of the numbers (GPT-2, GPT-J, Bloom, MPT, Falcon, XGLM).
 _OTHER_NAMES = {
     "hidden_size": ("n_embd", "d_model"),
     "intermediate_size": ("n_inner", "ffn_dim", "hidden_size", "n_embd", "d_model"),
-    "num_hidden_layers": ("n_layer", "n_layers"),
-    "num_attention_heads": ("n_head", "n_heads"),
+    "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
+    "num_attention_heads": ("n_head", "n_heads", "num_heads", "attention_heads"),
 }
 
 
@@ -88,6 +88,13 @@ def _first_number(config: dict[str, Any], name: str) -> int:
         if isinstance(value, int) and value > 0:
             return value
     return 1
+
+
+def _layers(config: dict[str, Any]) -> int:
+    """Decoder layers; Nemotron-H, as transformers 5 saves it, only lists what each of them is."""
+    kinds = config.get("layers_block_type")
+    listed = len(kinds) if isinstance(kinds, list) else 1
+    return max(_first_number(config, "num_hidden_layers"), listed)
 
 
 class TrialConfig(Settings):

@@ -35,9 +35,20 @@ class DatalessMode(TorchDispatchMode):
             return source.new_empty((self.selected, *source.shape[mask.dim() :]))
         if func in (aten._index_put_impl_.default, aten.index_put_.default):
             return args[0]
+        if func is aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
+            return _grouped_product(*args, **kwargs)
         if func.namespace == "c10d":
             return _collective(func, args, kwargs)
         return func(*args, **kwargs)
+
+
+def _grouped_product(a: Tensor, b: Tensor, offs: Tensor, *_: Any, **__: Any) -> Tensor:
+    """What experts' grouped product gives in fp32, which a CPU has a kernel for, but torch 2.13 no shape function.
+
+    ``[S, K] x [E, K, N]`` is ``[S, N]``; the weights' gradient ``[K, S] x [S, N]`` is ``[E, K, N]``.
+    """
+    shape = (a.shape[0], b.shape[-1]) if b.dim() == 3 else (offs.shape[0], a.shape[0], b.shape[-1])
+    return a.new_empty(shape)
 
 
 def _collective(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

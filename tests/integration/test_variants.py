@@ -24,9 +24,11 @@ from tests.integration.conftest import lorafront
 from tests.tiny import tiny_llama
 from trainables.base_models import read_architecture
 from trainables.data import prepare_data
-from trainables.modules import LLAMA_MODULES
+from trainables.modules import LLAMA_PATHS, names_of
 from trainables.settings import TrialConfig
 from trainables.worker import Worker
+
+LLAMA_MODULES = names_of(LLAMA_PATHS)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

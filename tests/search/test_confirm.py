@@ -17,8 +17,10 @@ from search.sweep import Sweep
 from search.units import GIB
 from trainables.chat import TokenizedExample
 from trainables.data import PreparedData
-from trainables.modules import LLAMA_MODULES
+from trainables.modules import LLAMA_PATHS, names_of
 from trainables.settings import TrialConfig
+
+LLAMA_MODULES = names_of(LLAMA_PATHS)
 
 
 def plan_with(memory_bytes: int = 64 * GIB, **flags: object) -> SweepPlan:

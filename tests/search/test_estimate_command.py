@@ -10,12 +10,18 @@ from typing import Any
 import pytest
 
 from search.errors import InputError
-from search.estimate_command import estimate_size
+from search.estimate_command import _fitting, estimate_size
 from search.estimate_model import find_model
 from search.estimate_result import EstimateResult
 from search.sizes import load_profile, size_names
+from tests.tiny import tiny_llama
+from tests.trainables.test_modules import configuration
+from tests.trainables.tiny_gguf import write_gguf
+from trainables.gguf import convert_gguf
 from trainables.memory_model import predict_peak
-from trainables.modules import TARGET_SETS
+from trainables.model_shape import shape_of
+from trainables.modules import TARGET_SETS, sets_of
+from trainables.settings import TrialConfig
 
 LLAMA_1B = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 2048, "intermediate_size": 8192,
@@ -51,7 +57,10 @@ def test_every_size_has_an_estimate_of_its_recommended_config(size: str) -> None
 def test_the_grid_names_the_sets_in_a_fixed_order_and_own_modules_last() -> None:
     fit = predicted(targets="q_proj+down_proj", device_memory="h100").fit
     assert fit is not None
-    assert list(dict.fromkeys(cell.targets for cell in fit.grid)) == [*TARGET_SETS, "q_proj+down_proj"]
+    assert list(dict.fromkeys(cell.targets for cell in fit.grid)) == [
+        *(name for name in TARGET_SETS if name != "experts"),
+        "q_proj+down_proj",
+    ]
 
 
 def test_settings_are_the_profiles_then_flags_then_set() -> None:
@@ -95,27 +104,88 @@ def test_a_hub_model_is_read_from_the_cache_only(tmp_path: Path, monkeypatch: py
     (repository / "refs" / "main").write_text("abc")
     assert find_model("someone/llama").architecture.num_layers == 2
     with pytest.raises(
-        InputError, match=r"unknown size 'someone/else'; .* nor is it a model folder, or a model in"
+        InputError, match=r"'someone/else' is no folder, and as a hub id .* not in the hub's cache"
     ):
         find_model("someone/else")
 
 
-def test_a_model_that_is_no_llama_is_refused(tmp_path: Path) -> None:
+def test_a_bare_config_is_enough_and_may_lack_the_models_class(tmp_path: Path) -> None:
+    file = write_config(tmp_path / "mine", architectures=None) / "config.json"
+    file = file.rename(tmp_path / "other-name.json")
+    assert predicted(str(file)).lora == predicted("llama3.2-1b").lora
+
+
+def test_a_gguf_file_is_taken_as_in_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAFRONT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("trainables.model_cache.convert_gguf_apart", convert_gguf)
+    file = write_gguf(tiny_llama(tmp_path / "model"), tmp_path / "tiny.gguf")
+    assert find_model(str(file)).architecture.hidden_size == 32
+
+
+@pytest.mark.parametrize("family", ["qwen3", "phi3", "mixtral", "gpt2"])
+def test_every_family_has_an_architecture_and_target_sets(family: str, tmp_path: Path) -> None:
+    config = configuration(family).to_dict() | {"model_type": family}
+    (tmp_path / "config.json").write_text(json.dumps(config, default=str))
+    model = find_model(str(tmp_path))
+    assert (model.architecture.model_type, model.profile.size) == (family, size_names()[0])
+    paths = [kind.path for kind in shape_of(model.architecture).linears]
+    assert {"attention", "all-linear"} <= sets_of(paths).keys()
+
+
+def test_a_model_stored_in_mxfp4_is_counted_in_16_bits_and_said(tmp_path: Path) -> None:
+    config = configuration("gpt_oss").to_dict() | {"quantization_config": {"quant_method": "mxfp4"}}
+    (tmp_path / "config.json").write_text(json.dumps(config, default=str))
+    assert find_model(str(tmp_path)).notes == (
+        f"{tmp_path} is stored in 4 bits (mxfp4): counted as held in memory, in 16 bits",
+    )
+
+
+def test_fused_experts_take_no_dropout(tmp_path: Path) -> None:
+    config = TrialConfig(dropout=0.1, targets="experts")
+    paths = ["self_attn.q_proj", "mlp.experts.down_proj"]
+    assert _fitting(config, {}, paths).dropout == 0.0
+    assert _fitting(config.model_copy(update={"targets": "q_proj"}), {}, paths).dropout == 0.1
     with pytest.raises(
-        InputError, match="is not a Llama but of model_type 'qwen2': memory is predicted of Llama"
+        InputError, match=r"dropout=0.1: PEFT adapts fused experts only with dropout=0.0, and"
     ):
-        predicted(str(write_config(tmp_path / "qwen", model_type="qwen2")))
-    with pytest.raises(InputError, match="impossible shape"):
-        predicted(str(write_config(tmp_path / "flat", hidden_size=0)))
+        _fitting(config, {"dropout": 0.1}, paths)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hidden_size": 0}, "impossible shape"),
+        ({"model_type": "new9"}, "of model_type 'new9', which the installed transformers"),
+        ({"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}, "needs its own code"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "not a causal language model but LlamaForSeq"),
+        ({"quantization_config": {"quant_method": "awq"}}, r"is quantised \(awq\) already: give the 16-bit model"),
+        ({"vision_config": {"depth": 1}, "text_config": {"model_type": "llama"}}, "is a vision-language model"),
+        ({"model_type": "bart", "architectures": None}, "cannot be served: no list of 16 decoder"),
+        ({"model_type": "bert", "architectures": None}, "it is an encoder, in which every token sees those after it"),
+        ({"model_type": "qwen3", "layer_types": ["odd"] * 16, "architectures": None}, "transformers cannot build it"),
+    ],
+)  # fmt: skip
+def test_a_model_that_cannot_be_trained_is_refused_in_one_line(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        predicted(str(write_config(tmp_path / "model", **changes)))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"no config\.json"):
         predicted(str(tmp_path / "empty"))
     (tmp_path / "model.gguf").touch()
-    with pytest.raises(InputError, match="is a file: give a size, a model folder or a hub id"):
+    with pytest.raises(InputError, match="is not a GGUF file"):
         predicted(str(tmp_path / "model.gguf"))
+    (tmp_path / "model.txt").touch()
+    with pytest.raises(InputError, match=r"is a file, but neither a config.json nor a .gguf file: give one"):
+        predicted(str(tmp_path / "model.txt"))
 
 
-@pytest.mark.parametrize("source", ["llama9", "", "a b/c", "no/such/folder"])
+@pytest.mark.parametrize("source", ["llama9", "", "a b/c", "no/such/folder", "./x"])
 def test_an_unknown_model_lists_the_sizes(source: str) -> None:
     with pytest.raises(
         InputError, match=f"unknown size '{source}'; there are: smollm2-135m, .*llama3.1-70b; nor is"
@@ -151,6 +221,14 @@ def test_what_is_unknown_or_impossible_is_refused(overrides: list[str], words: s
 def test_an_impossible_supervised_fraction_is_refused(fraction: float) -> None:
     with pytest.raises(InputError, match=r"supervised fraction .* is not above 0 and at most 1"):
         predicted(supervised_fraction=fraction)
+
+
+@pytest.mark.parametrize("number", ["24", "24.5", "80000"])
+def test_a_device_memory_without_unit_is_asked_about(number: str) -> None:
+    with pytest.raises(
+        InputError, match=rf"device memory '{number}' has no unit: for {number} GiB give {number}GiB"
+    ):
+        predicted(device_memory=number)
 
 
 def test_an_empty_device_memory_is_no_device() -> None:

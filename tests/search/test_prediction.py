@@ -16,10 +16,10 @@ from trainables.batches import collate, longest_micro_batch, plan_rungs, split_m
 from trainables.chat import TokenizedExample
 from trainables.data import PreparedData
 from trainables.memory_model import predict_peak
-from trainables.modules import TARGET_SETS
+from trainables.modules import sets_of
 from trainables.settings import TrialConfig, TrialSpec
 
-SETS = {name: TARGET_SETS[name] for name in ("attention-qv", "all-linear")}
+SETS = {name: sets_of()[name] for name in ("attention-qv", "all-linear")}
 
 
 def example(length: int, answer: int) -> TokenizedExample:
@@ -145,7 +145,7 @@ def test_a_budget_is_judged_by_the_real_batches() -> None:
 def test_a_module_that_no_llama_has_is_refused_before_anything_runs() -> None:
     plan = plan_with()
     plan.targets["all-linear"] = ("qkv_proj",)
-    with pytest.raises(InputError, match="'qkv_proj' is not a linear module of a Llama layer"):
+    with pytest.raises(InputError, match="'qkv_proj' is not a linear module of a layer of this llama"):
         _check_budget(plan)
 
 

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from search.step_speed import CALL_SECONDS, OFFLOADED_SECONDS, StepSpeed
-from trainables.modules import LLAMA_MODULES
+from trainables.modules import LLAMA_PATHS, names_of
 from trainables.parameter_counts import trainable_parameters
 from trainables.settings import Architecture, ExecutionSettings, TrialConfig
+
+LLAMA_MODULES = names_of(LLAMA_PATHS)
 
 LLAMA3_8B = Architecture(
     hidden_size=4096, intermediate_size=14336, num_layers=32, num_heads=32, num_kv_heads=8, head_dim=128,

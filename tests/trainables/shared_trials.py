@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from trainables.modules import resolve_targets
+from trainables.modules import LLAMA_PATHS, names_of
 from trainables.settings import ExecutionSettings, TrialConfig, TrialSpec
+
+LLAMA_MODULES = names_of(LLAMA_PATHS)
 
 
 def spec(folder: Path, devices: int = 1, kind: str = "lora", **execution: Any) -> TrialSpec:
@@ -14,7 +16,7 @@ def spec(folder: Path, devices: int = 1, kind: str = "lora", **execution: Any) -
         kind=kind,  # type: ignore[arg-type]
         config=TrialConfig(learning_rate=1e-2 if kind == "lora" else 1e-3, batch_size=4, rank=4),
         execution=ExecutionSettings(devices_per_trial=devices, **execution),
-        target_modules=() if kind == "full" else resolve_targets("all-linear"),
+        target_modules=() if kind == "full" else LLAMA_MODULES,
         rungs=(5, 25),
         base_model_path=str(folder),
     )

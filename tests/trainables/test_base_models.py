@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from search.errors import BrokenEnvironmentError, InputError
+from tests.families import tiny_model
 from tests.tiny import change_config, tiny_llama
 from tests.trainables.tiny_gguf import write_gguf
 from trainables import model_cache
@@ -255,12 +256,14 @@ def test_the_architecture_is_read_from_the_config(model: Path) -> None:
     assert (architecture.num_heads, architecture.num_kv_heads, architecture.head_dim) == (4, 2, 8)
 
 
-def test_another_familys_config_has_no_such_architecture(folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_embd": 32, "n_head": 4}))
-    with pytest.raises(
-        InputError, match=r"model_type 'gpt2'\) is not of the Llama family: .* no num_attention"
-    ):
+def test_a_llama_must_have_its_numbers_and_another_family_may_name_them_otherwise(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 32}))
+    with pytest.raises(InputError, match=r"model_type 'llama'\): config.json has no num_attention_heads"):
         read_architecture(folder)
+    numbers = {"n_embd": 32, "n_head": 4, "n_layer": 3, "vocab_size": 9}
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2", **numbers}))
+    architecture = read_architecture(folder / "config.json")
+    assert (architecture.hidden_size, architecture.num_heads, architecture.num_layers) == (32, 4, 3)
 
 
 @pytest.mark.parametrize("changes", [{"hidden_size": "wide"}, {"num_attention_heads": 0, "head_dim": None}])
@@ -305,22 +308,67 @@ def test_missing_weights_are_not_filled_in_at_random(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "problem"),
     [
-        {"hidden_size": 64},
-        {"model_type": "my_llama"},
-        {
-            "model_type": "my_llama",
-            "auto_map": {"AutoModelForCausalLM": "mine.Model", "AutoConfig": "mine.Config"},
-        },
+        ({"hidden_size": 64}, "cannot be loaded: "),
+        ({"model_type": "my_llama"}, "of model_type 'my_llama', which the installed transformers"),
+        (
+            {
+                "model_type": "my_llama",
+                "auto_map": {"AutoModelForCausalLM": "mine.Model", "AutoConfig": "mine.Config"},
+            },
+            "needs its own code",
+        ),
     ],
 )
-def test_a_model_that_transformers_cannot_build_is_one_line(folder: Path, changes: dict[str, object]) -> None:
+def test_a_model_that_transformers_cannot_build_is_one_line(
+    folder: Path, changes: dict[str, object], problem: str
+) -> None:
     change_config(folder, **changes)
     (folder / "mine.py").write_text("raise SystemExit('ran code of the model folder')\n")
-    with pytest.raises(InputError, match="cannot be loaded: ") as caught:
+    with pytest.raises(InputError, match=problem) as caught:
         load_base_model(folder, dtype="bf16", device="cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_own_code_beside_a_family_that_transformers_knows_is_not_run(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "phi3", "phi3")
+    change_config(folder, auto_map={"AutoModelForCausalLM": "mine.Model", "AutoConfig": "mine.Config"})
+    (folder / "mine.py").write_text("raise SystemExit('ran code of the model folder')\n")
+    assert type(load_base_model(folder, dtype="bf16", device="cpu")).__name__ == "Phi3ForCausalLM"
+
+
+def test_mxfp4_weights_become_16_bit_ones_of_the_same_values(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "gpt_oss", "gpt_oss", dtype="bfloat16", intermediate_size=64)
+    expected = as_mxfp4(folder)
+    said: list[str] = []
+    assert resolve_base_model(str(folder), say=said.append) == folder
+    assert said == [f"{folder} is stored in 4 bits (mxfp4) and held in memory in 16 bits"]
+    loaded = load_base_model(folder, dtype="bf16", device="cpu")
+    assert len(expected) == 8
+    assert all(torch.equal(loaded.get_parameter(name), weight) for name, weight in expected.items())
+    assert getattr(loaded.config, "quantization_config", None) is None  # PEFT would take it for quantised
+
+
+def as_mxfp4(folder: Path) -> dict[str, torch.Tensor]:
+    """Store a tiny gpt-oss's experts as OpenAI does (blocks of 32 E2M1 numbers with a power of two); their values."""
+    e2m1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    values = torch.cat([e2m1, -e2m1])
+    weights, expected = load_file(folder / "model.safetensors"), {}
+    random = torch.Generator().manual_seed(0)
+    for name in [name for name in weights if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        experts, inputs, outputs = weights.pop(name).shape
+        shape = (experts, outputs, inputs // 32)
+        codes = torch.randint(0, 16, (*shape, 32), generator=random, dtype=torch.uint8)
+        scales = torch.randint(118, 124, shape, generator=random, dtype=torch.uint8)
+        numbers = values[codes.long()] * 2.0 ** (scales.float() - 127)[..., None]
+        expected[name] = numbers.reshape(experts, outputs, inputs).transpose(1, 2).contiguous().bfloat16()
+        weights[f"{name}_blocks"] = codes[..., 0::2] | (codes[..., 1::2] << 4)
+        weights[f"{name}_scales"] = scales
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    others = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+    change_config(folder, quantization_config={"quant_method": "mxfp4", "modules_to_not_convert": others})
+    return expected
 
 
 @pytest.mark.gpu

@@ -99,8 +99,8 @@ def test_a_trainable_parameter_outside_the_adapters_fails_the_trial(worker: Work
 
     original = trainables.adapters.lora_config
 
-    def with_norm(spec: TrialSpec) -> Any:
-        config = original(spec)
+    def with_norm(spec: TrialSpec, base: torch.nn.Module) -> Any:
+        config = original(spec, base)
         config.modules_to_save = ["norm"]
         return config
 

@@ -14,10 +14,12 @@ from tests.trainables.pretended_gpus import pretend, train_on_two
 from tests.trainables.shared_trials import spec as shared_spec
 from trainables.data import PreparedData
 from trainables.memory import innermost_optimizer
-from trainables.modules import LLAMA_MODULES
+from trainables.modules import LLAMA_PATHS, names_of
 from trainables.settings import TrialSpec
 from trainables.training import Training
 from trainables.worker import Worker
+
+LLAMA_MODULES = names_of(LLAMA_PATHS)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 spec = partial(shared_spec, threads=1)

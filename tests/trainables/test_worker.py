@@ -9,10 +9,12 @@ import pytest
 
 from search.errors import DivergedError
 from trainables.data import PreparedData, prepare_data
-from trainables.modules import resolve_targets
+from trainables.modules import LLAMA_PATHS, names_of
 from trainables.probe import MemoryProbe
 from trainables.settings import DataSettings, ExecutionSettings, TrialConfig, TrialSpec
 from trainables.worker import Worker
+
+LLAMA_MODULES = names_of(LLAMA_PATHS)
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -38,7 +40,7 @@ def spec(
         kind=kind,  # type: ignore[arg-type]
         config=TrialConfig(**{"learning_rate": 1e-2, "batch_size": 4, "rank": 4, **config}),
         execution=ExecutionSettings(**(execution or {})),
-        target_modules=() if kind == "full" else resolve_targets("all-linear"),
+        target_modules=() if kind == "full" else LLAMA_MODULES,
         rungs=(6, 24),
         base_model_path=str(folder),
     )

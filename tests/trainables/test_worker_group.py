@@ -15,11 +15,13 @@ from search.errors import DivergedError, OutOfMemoryError, TrialError, WorkerLos
 from trainables.data import PreparedData
 from trainables.group_member import PeerError, Whereabouts
 from trainables.losses import eval_batches, evaluate
-from trainables.modules import LLAMA_MODULES
+from trainables.modules import LLAMA_PATHS, names_of
 from trainables.settings import ExecutionSettings, TrialConfig, TrialSpec
 from trainables.shard import Shard
 from trainables.worker import Worker
 from trainables.worker_group import WorkerGroup
+
+LLAMA_MODULES = names_of(LLAMA_PATHS)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 DEVICES = 2

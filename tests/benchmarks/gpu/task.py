@@ -7,8 +7,10 @@ from typing import Any
 from search.config import SweepConfig
 from tests.benchmarks.floor.task import Task
 from trainables.memory_model import Kind
-from trainables.modules import LLAMA_MODULES
+from trainables.modules import LLAMA_PATHS, names_of
 from trainables.settings import TrialSpec
+
+LLAMA_MODULES = names_of(LLAMA_PATHS)
 
 EXAMPLES = 256
 SUPERVISED = 0.5  # of every example's positions: an answer as long as its question

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from search.units import GIB
-from trainables.modules import LLAMA_MODULES
+from trainables.modules import LLAMA_PATHS, names_of
 from trainables.settings import ExecutionSettings
+
+LLAMA_MODULES = names_of(LLAMA_PATHS)
 
 MIB = 2**20
 GB = 10**9
