@@ -7,7 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from search.environment import available_memory_bytes, quiet_libraries
-from search.errors import LorafrontError, UnfitNodeError
+from search.errors import BrokenEnvironmentError, LorafrontError, UnfitNodeError
+from search.installation import check_installation
 
 # What losses or checkpoints depend on; MLflow and Optuna are the driver's alone.
 PACKAGES = ("torch", "colossalai", "transformers", "peft", "safetensors", "tokenizers", "numpy", "ray")
@@ -49,7 +50,7 @@ class Needs:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of what results depend on; builds of one version (2.5.1+cpu, 2.5.1+cu124) count as one."""
+    """Versions of what results depend on; builds of one version (2.13.0+cpu, 2.13.0+cu130) count as one."""
     found = {}
     for name in PACKAGES:
         try:
@@ -68,7 +69,10 @@ def look_around() -> NodeFacts:
 
 def _why_unusable() -> str | None:
     try:
+        check_installation()
         import trainables.worker  # noqa: F401  # with torch, transformers, peft and colossalai
+    except BrokenEnvironmentError as error:
+        return str(error)
     except Exception as error:  # a broken library may raise anything
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return None
