@@ -38,7 +38,7 @@ def test_wrong_and_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -
         'pytest>=8; extra == "dev"',
         'x; python_version < "3"',
     ]
-    installed = {"torch": "2.7.0", "peft": "0.13.2", "colossalai": "0.5.0"}
+    installed = {"torch": "2.7.0", "peft": "0.13.2", "colossalai": "0.5.0", "pip": "26.0"}
 
     def version(name: str) -> str:
         if name not in installed:
