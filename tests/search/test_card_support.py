@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
+from search import node_check
 from search.card_support import driver_problem, installed_driver, kernel_problem, usable_gpus
 from search.errors import BrokenEnvironmentError
 
-# What torch.cuda.get_arch_list gives for PyTorch's own wheels (pytorch issue 172352, RELEASE.md).
+# What PyTorch's own wheels have: CUDA 12.6 as documented (pytorch issue 172352), the others as torch 2.8 and 2.11, 2.13
+# and 2.15 from the Python package index say themselves.
 CU126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
-CU128 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
-CU130 = [*CU128, "compute_120"]
+CU130 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
+CU128 = ["sm_70", *CU130]
+ON_THE_SPOT = [*CU130, "compute_120"]
 
 
 @pytest.mark.parametrize(
@@ -24,7 +27,7 @@ CU130 = [*CU128, "compute_120"]
         ((8, 9), CU130),
         ((10, 3), CU128),
         ((12, 1), CU128),
-        ((13, 0), CU130),  # compiled on the spot
+        ((13, 0), ON_THE_SPOT),  # compiled on the spot
         ((9, 0), ["sm_90a"]),
         ((10, 3), ["sm_100f"]),
         ((9, 0), []),  # no CUDA in this build
@@ -42,7 +45,8 @@ def test_cards_that_can_run(capability: tuple[int, int], built_for: list[str]) -
         ((10, 0), CU126, "cu130"),
         ((13, 0), CU128, "cu130"),
         ((6, 1), CU130, "cu126"),
-        ((7, 0), CU128, "cu126"),
+        ((7, 0), CU130, "cu126"),
+        ((6, 1), CU128, "cu126"),
         ((9, 1), ["sm_90a"], "cu126"),
         ((8, 6), ["sm_87", "sm_90"], "cu126"),
     ],
@@ -98,6 +102,26 @@ def test_the_installed_driver_is_read_from_the_kernel(text: str, version: str | 
     (tmp_path / "version").write_text(text)
     assert installed_driver(tmp_path / "version") == version
     assert installed_driver(tmp_path / "missing") is None
+
+
+def test_a_cluster_node_is_asked_without_opening_its_cards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\necho '6.1, 8192, NVIDIA GeForce GTX 1080'\necho '9.0, 81559, NVIDIA H100, 80 GB'\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    names, sizes, capabilities = node_check._gpus()
+    assert names == ("NVIDIA GeForce GTX 1080", "NVIDIA H100, 80 GB")
+    assert sizes == (8192 * 2**20, 81559 * 2**20)
+    assert capabilities == ((6, 1), (9, 0))
+    flags = types.SimpleNamespace(_cuda_getArchFlags=lambda: " ".join(CU130))
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(__version__="2.13.0", _C=flags))
+    assert "no kernels for NVIDIA GeForce GTX 1080" in str(node_check._without_kernels(names, capabilities))
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(__version__="2.13.0", _C=object()))
+    assert node_check._without_kernels(names, capabilities) is None
 
 
 def fake_torch(available: bool, built_for: list[str]) -> Any:
