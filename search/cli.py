@@ -9,6 +9,7 @@ import typer
 
 from search.environment import disable_telemetry, quiet_libraries
 from search.errors import LorafrontError, SweepError
+from search.installation import check_installation
 from search.interrupts import EXIT_CODE
 from search.terminal import PlainConsole, printable
 
@@ -75,6 +76,7 @@ def sweep(
     if dry_run:
         _print_dry_run(resolved)
         return
+    check_installation()
     from search.credentials import recorded_command
     from search.launch import launch_sweep
 
@@ -88,6 +90,7 @@ def resume(
     run_dir: RunArgument, debug: Annotated[bool, Flag("--debug", help="Show tracebacks.")] = False
 ) -> None:
     """Go on with an interrupted sweep."""
+    check_installation()
     from search.launch import resume_sweep
 
     _end(resume_sweep(run_dir, console), run_dir)
@@ -178,6 +181,7 @@ def estimate(
     debug: Annotated[bool, Flag("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Predict peak training memory before any GPU is used."""
+    check_installation()
     from search.estimate_command import estimate_size
     from search.estimate_table import print_estimate
 

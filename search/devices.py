@@ -4,7 +4,8 @@ from pathlib import Path
 
 from search.config import SweepConfig
 from search.environment import cpu_budget
-from search.errors import InputError
+from search.errors import InputError, LorafrontError
+from search.installation import check_installation
 from search.space import Choices
 from search.units import counted
 from trainables.plugins import check_plugin
@@ -57,7 +58,8 @@ def device_note(config: SweepConfig) -> str | None:
     try:
         check_plugin(config.execution, "cuda" if gpus else "cpu")
         check_devices(config, gpus, cpu_budget())
-    except InputError as error:
+        check_installation()
+    except LorafrontError as error:
         return f"not on this machine: {error}"
     return None
 

@@ -5,14 +5,14 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.metadata import metadata
 from typing import TYPE_CHECKING
 
 from search.environment import available_memory_bytes, cpu_budget, disable_telemetry
+from search.installation import install_command, is_installed, mismatch, needed
 from search.units import GIB, format_memory
 
 if TYPE_CHECKING:
-    from packaging.requirements import Requirement
     from rich.console import Console
 
 # The default sweep's model, its conversion and run folder take well below 2 GiB; its trials ran in 4 GiB
@@ -84,40 +84,21 @@ def check_python() -> Check:
     found = platform.python_version()
     ok = SpecifierSet(declared).contains(found, prereleases=True)
     return Check(
-        "Python", ok, f"{found} (needs {declared})", "make a virtual environment with Python 3.11 or 3.12"
+        "Python",
+        ok,
+        f"{found} (needs {declared})",
+        "make a virtual environment with Python 3.11, 3.12 or 3.13",
     )
 
 
 def check_packages() -> Check:
-    """Installed packages against what the distribution declares."""
-    from packaging.requirements import Requirement
-
-    declared = [Requirement(text) for text in requires("lorafront") or []]
-    needed = [item for item in declared if item.marker is None or item.marker.evaluate({"extra": ""})]
-    wrong = [problem for item in needed if (problem := _mismatch(item))]
+    """Installed packages against what the distribution declares, and colossalai, which it cannot declare."""
+    all_needed = needed()
+    wrong = [item for item in all_needed if mismatch(item)]
     if wrong:
-        return Check("packages", False, "; ".join(wrong), _REINSTALL)
-    return Check("packages", True, f"all {len(needed)} have the versions that lorafront needs")
-
-
-def _mismatch(requirement: "Requirement") -> str | None:
-    """What is wrong with one requirement, or None."""
-    needs = str(requirement.specifier) or "any version"
-    try:
-        found = version(requirement.name)
-    except PackageNotFoundError:
-        return f"{requirement.name} is not installed (needs {needs})"
-    if requirement.specifier.contains(found, prereleases=True):
-        return None
-    return f"{requirement.name} is {found} (needs {needs})"
-
-
-def _is_installed(package: str) -> bool:
-    """Asks the metadata: `find_spec("pip")` would make setuptools break ColossalAI's import (Python 3.11)."""
-    try:
-        return bool(version(package))
-    except PackageNotFoundError:
-        return False
+        detail = "; ".join(str(mismatch(item)) for item in wrong)
+        return Check("packages", False, detail, f"run: {install_command(wrong)}")
+    return Check("packages", True, f"all {len(all_needed)} have the versions that lorafront needs")
 
 
 def check_memory() -> Check:
@@ -154,7 +135,7 @@ def check_base_model() -> Check:
     profile = load_profile(DEFAULT_SIZE)
     if ModelCache(cache_root())._find(profile.base_model, profile.base_model_sha256):
         return Check("base model", True, f"{DEFAULT_SIZE} is in the cache")
-    if not _is_installed("pip"):
+    if not is_installed("pip"):
         detail = f"{DEFAULT_SIZE} is not in the cache, and this environment has no pip to fetch it with"
         return Check("base model", False, detail, "run: python -m ensurepip")
     return Check("base model", True, f"{DEFAULT_SIZE} is not in the cache yet: the first sweep fetches it")

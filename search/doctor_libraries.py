@@ -4,9 +4,11 @@ import socket
 import time
 from pathlib import Path
 
+from search.card_support import cards_without_kernels, driver_problem, installed_driver
 from search.doctor import Check
 from search.environment import cpu_budget, disable_telemetry, quiet_libraries, software_versions
-from search.errors import InputError
+from search.errors import BrokenEnvironmentError, InputError
+from search.installation import check_installation
 from search.units import format_memory
 from trainables.plugins import check_plugin
 from trainables.settings import PLUGINS, ExecutionSettings
@@ -34,14 +36,23 @@ def check_torch() -> Check:
         return _check_cuda()
     detail = f"{torch.__version__}, CPU with {cpu_budget()} cores"
     if Path("/dev/nvidiactl").exists():
-        advice = "update the NVIDIA driver to one for CUDA " + (
-            torch.version.cuda or "(this PyTorch has no CUDA)"
-        )
-        return Check("PyTorch", None, f"{detail}; there is a GPU, but PyTorch cannot use it", advice)
+        return _check_unusable_cuda(detail, torch.version.cuda)
     if flags := cpu_bf16_flags():
         return Check("PyTorch", True, f"{detail}, bf16 in hardware ({', '.join(flags)})")
     advice = "sweeps work; --set execution.dtype=fp32 may be faster"
     return Check("PyTorch", None, f"{detail}, bf16 without help of the hardware", advice)
+
+
+def _check_unusable_cuda(detail: str, cuda: str | None) -> Check:
+    """There is NVIDIA's driver, but PyTorch can use no card."""
+    if problem := driver_problem(installed_driver(), cuda):
+        found, _, advice = problem.partition(": ")
+        return Check("PyTorch", False, f"{detail}; {found}", advice)
+    if cuda is None:
+        advice = "install a build of PyTorch with CUDA to use it"
+    else:
+        advice = f"is the card hidden (CUDA_VISIBLE_DEVICES), or the driver too old for CUDA {cuda}?"
+    return Check("PyTorch", None, f"{detail}; there is a GPU, but PyTorch cannot use it", advice)
 
 
 def _check_cuda() -> Check:
@@ -50,6 +61,9 @@ def _check_cuda() -> Check:
     cards = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     names = ", ".join(f"{card.name} with {format_memory(card.total_memory)}" for card in cards)
     detail = f"{torch.__version__}, {names}"
+    if problems := cards_without_kernels():
+        found, _, advice = problems[0].partition("): ")
+        return Check("PyTorch", False, f"{detail}; {found})", advice)
     if all(card.major >= 8 for card in cards):  # compute capability 8.0, Ampere, is the first with bf16
         return Check("PyTorch", True, f"{detail}, bf16")
     return Check("PyTorch", None, f"{detail}, no bf16", "use --set execution.dtype=fp16")
@@ -67,6 +81,11 @@ def cpu_bf16_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
 def check_colossalai() -> Check:
     """Whether ColossalAI's Booster imports (5 s), and which plugins can run on this machine."""
     quiet_libraries()
+    try:
+        check_installation()
+    except BrokenEnvironmentError as error:
+        found, _, command = str(error).partition(": ")
+        return Check("ColossalAI", False, found, f"run: {command}")
     import torch
     from colossalai.booster import Booster  # noqa: F401
 

@@ -73,7 +73,7 @@ def disable_telemetry() -> None:
 def quiet_libraries() -> None:
     """Leave the terminal to the sweep's own progress, here and in the workers. Call before importing them."""
     if "PYTHONWARNINGS" not in os.environ:  # read when a process starts: for this one it is too late
-        for category in (DeprecationWarning, FutureWarning, UserWarning):
+        for category in (DeprecationWarning, FutureWarning, SyntaxWarning, UserWarning):
             warnings.simplefilter("ignore", category)
     for name, value in {
         "TOKENIZERS_PARALLELISM": "false",  # the tokenizer warns when Ray forks a process that has used it
@@ -81,7 +81,10 @@ def quiet_libraries() -> None:
         "DATASETS_VERBOSITY": "error",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TORCHDYNAMO_DISABLE": "1",  # bitsandbytes compiles functions as it is imported, which imports the compiler
-        "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore::FutureWarning,ignore::UserWarning",
+        # SyntaxWarning: ColossalAI's docstrings have escapes that Python 3.12 and newer complain of as they compile them.
+        "PYTHONWARNINGS": ",".join(
+            f"ignore::{name}Warning" for name in ("Deprecation", "Future", "Syntax", "User")
+        ),
     }.items():
         os.environ.setdefault(name, value)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of CPU kernels that nothing here uses

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from search.card_support import kernel_problem
 from search.environment import available_memory_bytes, quiet_libraries
-from search.errors import LorafrontError, UnfitNodeError
+from search.errors import BrokenEnvironmentError, LorafrontError, UnfitNodeError
+from search.installation import check_installation
 
 # What losses or checkpoints depend on; MLflow and Optuna are the driver's alone.
 PACKAGES = ("torch", "colossalai", "transformers", "peft", "safetensors", "tokenizers", "numpy", "ray")
@@ -49,7 +51,7 @@ class Needs:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of what results depend on; builds of one version (2.5.1+cpu, 2.5.1+cu124) count as one."""
+    """Versions of what results depend on; builds of one version (2.13.0+cpu, 2.13.0+cu130) count as one."""
     found = {}
     for name in PACKAGES:
         try:
@@ -62,27 +64,49 @@ def installed_versions() -> dict[str, str]:
 def look_around() -> NodeFacts:
     """The facts of the node that this runs on."""
     quiet_libraries()
-    names, sizes = _gpus()
-    return NodeFacts(installed_versions(), names, sizes, available_memory_bytes(), _why_unusable())
+    names, sizes, capabilities = _gpus()
+    problem = _why_unusable() or _without_kernels(names, capabilities)
+    return NodeFacts(installed_versions(), names, sizes, available_memory_bytes(), problem)
 
 
 def _why_unusable() -> str | None:
     try:
+        check_installation()
         import trainables.worker  # noqa: F401  # with torch, transformers, peft and colossalai
+    except BrokenEnvironmentError as error:
+        return str(error)
     except Exception as error:  # a broken library may raise anything
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return None
 
 
-def _gpus() -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names and memory of the GPUs, by NVIDIA's own tool: no context is opened on a device that a trial may have."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+def _without_kernels(names: tuple[str, ...], capabilities: tuple[tuple[int, int], ...]) -> str | None:
+    """Why torch cannot run on one of the GPUs, if so. It is not asked of the devices: see `_gpus`."""
+    import torch
+
+    flags = getattr(torch._C, "_cuda_getArchFlags", str)() or ""  # what `torch.cuda.get_arch_list` reads
+    cards = zip(names, capabilities, strict=True)
+    problems = (kernel_problem(name, number, flags.split(), torch.__version__) for name, number in cards)
+    return next(filter(None, problems), None)
+
+
+def _gpus() -> tuple[tuple[str, ...], tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """Names, memory and compute capabilities of the GPUs.
+
+    By NVIDIA's own tool: no context is opened on a device that a trial may have.
+    """
+    query = ["nvidia-smi", "--query-gpu=compute_cap,memory.total,name", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
-        return (), ()
-    rows = [line.rpartition(",") for line in done.stdout.splitlines() if "," in line]
-    return tuple(row[0].strip() for row in rows), tuple(int(row[2]) * _MIB for row in rows)
+        return (), (), ()
+    rows = [line.split(",", 2) for line in done.stdout.splitlines() if "," in line]
+    capabilities = [tuple(map(int, row[0].split("."))) for row in rows]
+    return (
+        tuple(row[2].strip() for row in rows),
+        tuple(int(row[1]) * _MIB for row in rows),
+        tuple((major, minor) for major, minor in capabilities),
+    )
 
 
 def find_lacking(needs: Needs) -> list[str]:

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from search.card_support import usable_gpus
 from search.cluster import Cluster
 from search.config import SweepConfig
 from search.devices import check_devices, check_sharing
@@ -149,6 +150,7 @@ def find_machine(config: SweepConfig, bytes_per_device: int) -> Machine:
 
     Raises:
         InputError: the plugin cannot run on this hardware, or there are fewer devices than one trial needs.
+        BrokenEnvironmentError: torch cannot use a GPU that there is.
     """
     gpus = _gpus()
     check_plugin(config.execution, "cuda" if gpus else "cpu")
@@ -166,12 +168,14 @@ def find_machine(config: SweepConfig, bytes_per_device: int) -> Machine:
 
 
 def _gpus() -> int:
-    """Devices that torch can use; where there is no driver, torch, which takes a second to import, is not asked."""
+    """Devices that torch can use; where there is no driver, torch, which takes a second to import, is not asked.
+
+    Raises:
+        BrokenEnvironmentError: torch cannot use one that there is.
+    """
     if not any(Path(file).exists() for file in _DRIVERS):
         return 0
-    import torch
-
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return usable_gpus()
 
 
 def find_cluster(config: SweepConfig, say: Callable[[str], None]) -> Machine:
@@ -209,6 +213,8 @@ def make_plan(config: SweepConfig, say: Callable[[str], None]) -> SweepPlan:
         from search.ray_session import connect
 
         connect(config.address, say)
+    else:
+        _gpus()  # before anything is fetched
     base = resolve_base_model(config.base_model, sha256=config.base_model_sha256, say=say).resolve()
     architecture = read_architecture(base)
     config, targets = with_fitting_sets(config, architecture, say)

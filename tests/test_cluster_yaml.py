@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from search.installation import COLOSSALAI
+
 ROOT = Path(__file__).parents[1]
 PATH = ROOT / "cluster.yaml"
 PACKAGES = ("search", "trainables", "analysis")
@@ -98,7 +100,8 @@ def test_the_environment_is_the_pinned_one(prepared: dict[str, Any]) -> None:
     for kind in ("head", "worker"):
         installs = [text for text in prepared[f"{kind}_setup_commands"] if " -c " in text]
         assert installs == [
-            "~/lorafront-env/bin/pip install --quiet -c ~/lorafront/constraints.txt ~/lorafront"
+            "~/lorafront-env/bin/pip install --quiet -c ~/lorafront/constraints.txt ~/lorafront && "
+            f"~/lorafront-env/bin/pip install --quiet --no-deps {COLOSSALAI}"
         ]
 
 

@@ -59,8 +59,10 @@ def make_plugin(execution: ExecutionSettings) -> "Plugin":
     precision = execution.dtype
     common: dict[str, Any] = {"precision": precision, "max_norm": execution.max_grad_norm}
     if execution.plugin == "hybrid":
+        from trainables.whole_policy import WholeModel
+
         # Booster asserts tp_size == 1 with LoRA; pp_size 2 fails in `boost` on Llama.
-        return HybridParallelPlugin(tp_size=1, pp_size=1, zero_stage=0, **common)
+        return HybridParallelPlugin(tp_size=1, pp_size=1, zero_stage=0, custom_policy=WholeModel(), **common)
     stage = 1 if execution.plugin == "zero1" else 2
     return LowLevelZeroPlugin(stage=stage, cpu_offload=execution.plugin == "zero2-offload", **common)
 

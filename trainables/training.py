@@ -27,6 +27,7 @@ from trainables.batches import (
 )
 from trainables.fused_adapters import fuse_adapters
 from trainables.guards import FirstBackwardGuard, check_base_dtype, check_trainable
+from trainables.hybrid_adam import hybrid_adam
 from trainables.losses import WHOLE, SupervisedHead, to_device, token_losses
 from trainables.memory import reset_cuda_peak
 from trainables.plugins import NO_SYNC_PLUGINS, clips_by_itself, keep_from_ddp, make_plugin
@@ -160,9 +161,7 @@ class Training:
         config = self.spec.config
         parameters = [p for p in module.parameters() if p.requires_grad]
         if self.spec.execution.plugin == "zero2-offload":
-            from colossalai.nn.optimizer import HybridAdam  # the one optimizer that steps where states lie
-
-            return HybridAdam(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+            return hybrid_adam(parameters, config.learning_rate, config.weight_decay)
         if self.spec.execution.optimizer == "adamw-8bit":
             from bitsandbytes.optim import AdamW8bit
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from search import doctor, doctor_libraries
+from search import doctor, doctor_libraries, installation
 from search.doctor import (
     Check,
     check_base_model,
@@ -20,7 +20,8 @@ from search.doctor import (
     guarded,
     print_checks,
 )
-from search.doctor_libraries import check_loopback, check_ray, check_torch, cpu_bf16_flags
+from search.doctor_libraries import check_colossalai, check_loopback, check_ray, check_torch, cpu_bf16_flags
+from search.errors import BrokenEnvironmentError
 from search.units import GIB
 
 
@@ -37,23 +38,37 @@ def test_wrong_and_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -
         'pytest>=8; extra == "dev"',
         'x; python_version < "3"',
     ]
-    installed = {"torch": "2.7.0", "peft": "0.13.2"}
+    installed = {"torch": "2.7.0", "peft": "0.13.2", "colossalai": "0.5.0", "pip": "26.0"}
 
     def version(name: str) -> str:
         if name not in installed:
             raise importlib.metadata.PackageNotFoundError(name)
         return installed[name]
 
-    monkeypatch.setattr(doctor, "requires", lambda name: declared)
-    monkeypatch.setattr(doctor, "version", version)
+    monkeypatch.setattr(installation, "requires", lambda name: declared)
+    monkeypatch.setattr(installation, "version", version)
     check = check_packages()
     assert check.ok is False
     assert check.detail == "torch is 2.7.0 (needs <2.6,>=2.5); gguf is not installed (needs >=0.10)"
-    assert check.advice
+    assert "pip install 'torch<2.6,>=2.5' 'gguf>=0.10'" in check.advice
+    del installed["colossalai"]
+    assert "colossalai is not installed" in check_packages().detail
+    assert "--no-deps colossalai==0.5.0" in check_packages().advice
+
+
+def test_a_missing_colossalai_is_advised_of_before_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise BrokenEnvironmentError("colossalai is not installed (needs ==0.5.0): pip install it")
+
+    monkeypatch.setattr(doctor_libraries, "check_installation", missing)
+    found = check_colossalai()
+    assert found == Check(
+        "ColossalAI", False, "colossalai is not installed (needs ==0.5.0)", "run: pip install it"
+    )
 
 
 def test_another_python_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.platform, "python_version", lambda: "3.13.0")
+    monkeypatch.setattr(doctor.platform, "python_version", lambda: "3.14.0")
     assert doctor.check_python().ok is False
 
 
@@ -86,7 +101,7 @@ def test_without_the_model_and_without_pip_a_sweep_cannot_start(
 ) -> None:
     monkeypatch.setenv("LORAFRONT_CACHE", str(tmp_path))
     assert check_base_model().ok is True
-    monkeypatch.setattr(doctor, "_is_installed", lambda package: False)
+    monkeypatch.setattr(doctor, "is_installed", lambda package: False)
     check = check_base_model()
     assert check.ok is False
     assert "ensurepip" in check.advice
@@ -133,20 +148,36 @@ def fake_torch(*cards: tuple[str, int]) -> Any:
         is_available=lambda: bool(cards),
         device_count=lambda: len(cards),
         get_device_properties=lambda index: types.SimpleNamespace(
-            name=cards[index][0], major=cards[index][1], total_memory=80 * GIB
+            name=cards[index][0], major=cards[index][1], minor=0, total_memory=80 * GIB
         ),
+        get_arch_list=lambda: ["sm_70", "sm_80", "sm_90"],
     )
-    return types.SimpleNamespace(__version__="2.5.1", cuda=cuda, version=types.SimpleNamespace(cuda="12.4"))
+    return types.SimpleNamespace(__version__="2.13.0", cuda=cuda, version=types.SimpleNamespace(cuda="13.0"))
 
 
 def test_devices_and_their_bf16_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", fake_torch(("H100", 9), ("A100", 8)))
-    assert check_torch() == Check("PyTorch", True, "2.5.1, H100 with 80.00 GiB, A100 with 80.00 GiB, bf16")
+    assert check_torch() == Check("PyTorch", True, "2.13.0, H100 with 80.00 GiB, A100 with 80.00 GiB, bf16")
     monkeypatch.setitem(sys.modules, "torch", fake_torch(("V100", 7)))
     assert check_torch().ok is None
+    monkeypatch.setitem(sys.modules, "torch", fake_torch(("B200", 10)))
+    check = check_torch()
+    assert check.ok is False
+    assert "no kernels for B200 (compute capability 10.0" in check.detail
+    assert check.advice.endswith("cu130")
     monkeypatch.setitem(sys.modules, "torch", fake_torch())
     monkeypatch.setattr(doctor_libraries, "cpu_bf16_flags", lambda: [])
     assert "fp32" in check_torch().advice
+
+
+def test_a_driver_that_is_too_old_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_libraries, "installed_driver", lambda: "550.54.14")
+    check = doctor_libraries._check_unusable_cuda("2.13.0", "13.0")
+    assert check.ok is False
+    assert check.detail.endswith("driver 550.54.14 is too old for torch's CUDA 13.0")
+    assert check.advice.startswith("update it to 580 or newer")
+    monkeypatch.setattr(doctor_libraries, "installed_driver", lambda: "580.65.06")
+    assert doctor_libraries._check_unusable_cuda("2.13.0", "13.0").ok is None
 
 
 def test_advice_is_shown_unless_all_is_well_and_markup_is_not_obeyed() -> None:
