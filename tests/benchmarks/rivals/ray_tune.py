@@ -72,7 +72,7 @@ def train(config, job, folder):
                 learning_rate=config["learning_rate"],
                 per_device_train_batch_size=config["batch_size"],
                 lr_scheduler_type="cosine",
-                warmup_ratio=0.1,
+                warmup_steps=0.1,  # below 1: a share of all steps
                 save_strategy="no",
                 report_to="none",
                 seed=job["seed"],
