@@ -3,9 +3,10 @@
     python -m tests.benchmarks.rivals.ray_tune JOB OUT [--trials 16] [--workers 2] [--seed 0]
 
 After "Training in Tune" and "Hyperparameter tuning with Optuna" (docs.ray.io, function trainable, `tune.report` with a
-checkpoint), "Trainer" and "Callbacks" (huggingface.co/docs/transformers) and PEFT's quick tour. Defaults are left as
-they are: fp32, a fresh process per trial, an adapter saved at every report. To its favour it reads tokens instead of
-text, pads a batch to its own longest example, evaluates only where ASHA decides, and tries our recommended config first.
+checkpoint), "Trainer" and "Callbacks" (huggingface.co/docs/transformers) and PEFT's quick tour. Defaults are left
+as they are: the dtype of the model's file (bf16; transformers 4 loaded it in fp32), a fresh process per trial, an adapter
+saved at every report. To its favour it reads tokens instead of text, pads a batch to its own longest example, evaluates
+only where ASHA decides, and tries our recommended config first.
 """
 
 import argparse
