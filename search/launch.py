@@ -15,7 +15,7 @@ from search.config import SweepConfig, resolve_config
 from search.credentials import NOTE, with_credentials, without_credentials
 from search.environment import git_commit, software_versions
 from search.errors import InputError, LorafrontError
-from search.foreign_run import check_own
+from search.foreign_run import check_own, other_software
 from search.interrupts import Interrupts
 from search.plan import SweepPlan, make_plan
 from search.progress import Progress
@@ -68,6 +68,7 @@ def resume_sweep(run_dir: Path, console: Console) -> bool:
         _check_tracking(config, console)
         plan = make_plan(config, lambda text: console.print(text, style="dim", highlight=False))
         _check_same_data(run_dir, earlier, plan.data.fingerprint)
+        _say_other_software(earlier, console)
         return _run(plan, paths, f"lorafront resume {run_dir}", console)
 
 
@@ -78,6 +79,15 @@ def _check_same_data(run_dir: Path, earlier: list[Event], fingerprint: str) -> N
         raise InputError(
             f"the data or tokenizer of {run_dir} changed since it was started: trials would not compare"
         )
+
+
+def _say_other_software(earlier: list[Event], console: Console) -> None:
+    from analysis.front import sweep_facts
+
+    others = other_software(sweep_facts(earlier))
+    if others is not None:
+        text = f"note: so far it ran with {others}; from now on with what is installed here"
+        console.print(text, style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def _check_tracking(config: SweepConfig, console: Console) -> None:

@@ -16,6 +16,7 @@ from analysis.records import Base, RunPaths, TrialRecord
 from analysis.results import Run, load_run
 from search.config import resolve_config
 from search.errors import InputError
+from search.foreign_run import other_software
 from search.history import trial_config
 from search.plan import BASELINE_ID, SweepPlan
 from search.space import Choices, Dimension, SearchSpace, Value
@@ -36,16 +37,19 @@ class WarmStart:
         adopted: trials that count as run: those of the same size, data and settings that lie in the space, under ids of
             their own (``w0001``), and full fine-tuning. A ``checkpoint`` is still that of the earlier run, absolute.
         base: the untouched model, if trials are adopted.
+        software: what the adopted trials were measured with and is not installed here, None if nothing.
     """
 
     points: Sequence[dict[str, Value]] = ()
     adopted: Sequence[TrialRecord] = ()
     base: Base | None = None
+    software: str | None = None
 
     def describe(self) -> str:
         """One line for people."""
         taken = sum(trial.kind == "lora" for trial in self.adopted)
-        return f"warm start: {taken} trials taken over, {len(self.points)} more configs tried first"
+        measured = f" as measured with {self.software}" if taken and self.software else ""
+        return f"warm start: {taken} trials taken over{measured}, {len(self.points)} more configs tried first"
 
 
 def read_warm_start(plan: SweepPlan) -> WarmStart:
@@ -86,7 +90,8 @@ def _from_run(run: Run, plan: SweepPlan) -> WarmStart:
     ]
     numbered = [trial.model_copy(update={"trial_id": f"w{n:04d}"}) for n, trial in enumerate(adopted, 1)]
     base = run.base if numbered and _serves(run.base, plan) else None
-    return WarmStart(points, [*(_baseline(run, plan) if is_same else ()), *numbered], base)
+    adopted = [*(_baseline(run, plan) if is_same else ()), *numbered]
+    return WarmStart(points, adopted, base, other_software(run.sweep))
 
 
 def _is_same(run: Run, plan: SweepPlan) -> bool:

@@ -1,5 +1,6 @@
 """What a new sweep takes from an earlier one: points to try first, and trials that count as run."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,7 +88,21 @@ def test_trials_of_the_same_settings_count_as_run(earlier: Path) -> None:
     assert {t.kind for t in warm.adopted} == {"lora", "full"}
     assert warm.base == run.base
     assert warm.points == []  # the whole front counts as run
-    assert warm.describe() == f"warm start: {len(ended)} trials taken over, 0 more configs tried first"
+    assert replace(warm, software=None).describe() == (
+        f"warm start: {len(ended)} trials taken over, 0 more configs tried first"
+    )
+
+
+def test_trials_of_other_software_are_taken_over_and_it_is_said(
+    earlier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = SWEEP_EVENT["versions"]
+    here = recorded | {"torch": recorded["torch"].partition("+")[0] + "+cu130", "peft": "0.21.2"}
+    monkeypatch.setattr("search.foreign_run.software_versions", lambda: here)
+    text = read_warm_start(plan_for(earlier)).describe()
+    assert f" trials taken over as measured with peft {recorded['peft']}, " in text
+    # Where all trials run anew, what the old ones were measured with says nothing.
+    assert "measured with" not in read_warm_start(plan_for(earlier, fingerprint="other")).describe()
 
 
 @pytest.mark.parametrize(

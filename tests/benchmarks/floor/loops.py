@@ -102,7 +102,7 @@ def peft_model(task: Task, dtype: Any) -> Any:
     torch.set_num_threads(1)
     base = AutoModelForCausalLM.from_pretrained(task.spec.base_model_path, torch_dtype=dtype).to(device)
     torch.manual_seed(task.spec.seed)
-    return base if task.spec.kind == "full" else get_peft_model(base, lora_config(task.spec))
+    return base if task.spec.kind == "full" else get_peft_model(base, lora_config(task.spec, base))
 
 
 def optimizer_and_schedule(task: Task, model: Any) -> tuple[Any, Any]:

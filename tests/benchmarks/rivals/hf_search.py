@@ -3,8 +3,8 @@
     python -m tests.benchmarks.rivals.hf_search JOB OUT [--trials 16] [--workers 2] [--seed 0] [--unchanged]
 
 After "Hyperparameter search" (huggingface.co/docs/transformers/v4.51.3/hpo_train) and Ray's example
-`ray/tune/examples/pbt_transformers`. Defaults are left as they are; it is favoured
-as `tests.benchmarks.rivals.ray_tune` is.
+`ray/tune/examples/pbt_transformers`. Defaults are left as they are, so the base model has the dtype of its file (bf16
+here; transformers 4 loaded it in fp32); it is favoured as `tests.benchmarks.rivals.ray_tune` is.
 
 As documented (``--unchanged``) it does not run with transformers 4.51.3, datasets 5.0.1 and ray 2.60. `make_it_run` has
 the two changes that it needs, and says why.
@@ -94,7 +94,7 @@ def main():
             use_cpu=True,
             num_train_epochs=job["rungs"][-1] / job["train_examples"],
             lr_scheduler_type="cosine",
-            warmup_ratio=0.1,
+            warmup_steps=0.1,  # below 1: a share of all steps
             eval_strategy="steps",  # ASHA is refused without; no step is one but those of the callback
             eval_steps=10**6,
             save_strategy="no",

@@ -3,9 +3,10 @@
     python -m tests.benchmarks.rivals.ray_tune JOB OUT [--trials 16] [--workers 2] [--seed 0]
 
 After "Training in Tune" and "Hyperparameter tuning with Optuna" (docs.ray.io, function trainable, `tune.report` with a
-checkpoint), "Trainer" and "Callbacks" (huggingface.co/docs/transformers) and PEFT's quick tour. Defaults are left as
-they are: fp32, a fresh process per trial, an adapter saved at every report. To its favour it reads tokens instead of
-text, pads a batch to its own longest example, evaluates only where ASHA decides, and tries our recommended config first.
+checkpoint), "Trainer" and "Callbacks" (huggingface.co/docs/transformers) and PEFT's quick tour. Defaults are left
+as they are: the dtype of the model's file (bf16; transformers 4 loaded it in fp32), a fresh process per trial, an adapter
+saved at every report. To its favour it reads tokens instead of text, pads a batch to its own longest example, evaluates
+only where ASHA decides, and tries our recommended config first.
 """
 
 import argparse
@@ -72,7 +73,7 @@ def train(config, job, folder):
                 learning_rate=config["learning_rate"],
                 per_device_train_batch_size=config["batch_size"],
                 lr_scheduler_type="cosine",
-                warmup_ratio=0.1,
+                warmup_steps=0.1,  # below 1: a share of all steps
                 save_strategy="no",
                 report_to="none",
                 seed=job["seed"],

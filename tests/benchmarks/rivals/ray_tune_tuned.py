@@ -85,7 +85,7 @@ def train(config, job, data, collator):
                 per_device_train_batch_size=config["batch_size"],
                 per_device_eval_batch_size=2 * job["eval_batch_size"],
                 lr_scheduler_type="cosine",
-                warmup_ratio=0.1,
+                warmup_steps=0.1,  # below 1: a share of all steps
                 optim="adamw_torch_fused",
                 logging_strategy="no",
                 save_strategy="no",

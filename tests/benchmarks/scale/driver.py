@@ -11,10 +11,11 @@ from rich.console import Console
 
 from analysis.records import RunPaths
 from search.config import SweepConfig, resolve_config
+from search.fitting_sets import with_fitting_sets
 from search.interrupts import Interrupts
 from search.journal import Journal, now
 from search.launch import _start_tracker
-from search.plan import Machine, SweepPlan, target_modules
+from search.plan import Machine, SweepPlan
 from search.progress import Progress
 from search.recorder import FailureStopper, Recorder
 from search.rung_clock import RungClock
@@ -45,7 +46,8 @@ def make_plan(config: SweepConfig, devices: int) -> SweepPlan:
     train = tuple(_example(int(length)) for length in lengths)
     data = PreparedData(train, train[:2], train[:2], 0, "made-up", {"train": len(train)})
     machine = Machine("cuda", f"{devices} x virtual device", devices, None, 80 * GIB)
-    return SweepPlan(config, config.architecture, Path("model"), data, target_modules(config), machine)
+    config, targets = with_fitting_sets(config, config.architecture, print)
+    return SweepPlan(config, config.architecture, Path("model"), data, targets, machine)
 
 
 def _example(length: int) -> TokenizedExample:
