@@ -40,6 +40,7 @@ _PRODUCTS = (
     (1, 0, 0, 0, 0),
     (1, 0, 1, 0, 0),  # transformers' search for packed sequences has one position more
     (0, 0, 1, 0, 0),
+    (1, 1, 1, 0, 0),  # scores beside a sink (gpt-oss)
 )
 
 

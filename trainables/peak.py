@@ -22,5 +22,5 @@ def predicted_peak(arch: Architecture, *settings: Any, seq_len: int, **more: Any
 def has_closed_form(arch: Architecture, seq_len: int) -> bool:
     """Whether `predict_peak` is proven for the model: a plain Llama whose every layer sees the whole sequence."""
     window = arch.config.get("sliding_window")
-    sees_all = not isinstance(window, int) or seq_len <= window
+    sees_all = not isinstance(window, int) or seq_len < window
     return arch.model_type in PLAIN_FAMILIES and (sees_all or arch.model_type == "llama")

@@ -64,7 +64,11 @@ def make_plugin(execution: ExecutionSettings) -> "Plugin":
         # Booster asserts tp_size == 1 with LoRA; pp_size 2 fails in `boost` on Llama.
         return HybridParallelPlugin(tp_size=1, pp_size=1, zero_stage=0, custom_policy=WholeModel(), **common)
     stage = 1 if execution.plugin == "zero1" else 2
-    return LowLevelZeroPlugin(stage=stage, cpu_offload=execution.plugin == "zero2-offload", **common)
+    plugin = LowLevelZeroPlugin(stage=stage, cpu_offload=execution.plugin == "zero2-offload", **common)
+    # It looks for every adapter's base weight by a name that fused experts do not have, to add what the optimizer lacks
+    # (colossalai 0.5.0, low_level_zero_plugin.py); ours is made when the adapters are there, so it lacks none.
+    plugin.add_lora_params_to_optimizer = lambda model, optimizer: None
+    return plugin
 
 
 def clips_by_itself(execution: ExecutionSettings) -> bool:

@@ -1,25 +1,39 @@
 """One contract for every family: a trial trains what its target set says, exactly as plain transformers and PEFT do."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from tests.families import FAMILIES, tiny_model
+from tests.families import FAMILIES, family_config, tiny_model
+from tests.trainables.counted_step import process_group_of_one
 from tests.trainables.plain_peft import loss_on, plain_losses, plain_model, with_adapter
+from trainables import trace
 from trainables.base_models import read_architecture
+from trainables.chat import TokenizedExample
+from trainables.cpu_attention import use_short_attention
 from trainables.data import PreparedData, prepare_data
 from trainables.model_shape import shape_of
 from trainables.modules import are_parameters, sets_of
 from trainables.parameter_counts import trainable_parameters
-from trainables.settings import DataSettings, ExecutionSettings, TrialConfig, TrialSpec
+from trainables.settings import Architecture, DataSettings, ExecutionSettings, TrialConfig, TrialSpec
+from trainables.trace import trace_peak
+from trainables.training import Training, base_dtype
 from trainables.worker import Worker
 
 pytestmark = pytest.mark.timeout(300)
-SETS = [
-    (family, name)
-    for family in FAMILIES
-    for name in ("attention-qv", "attention", "mlp", "experts", "all-linear")
+# All linear weights of every family, and each other set where it is most unlike a Llama's.
+SETS = [(family, "all-linear") for family in FAMILIES] + [
+    ("llama", "attention-qv"),
+    ("phi3", "attention"),
+    ("lfm2", "attention"),
+    ("gpt_oss", "attention"),
+    ("mixtral", "experts"),
+    ("qwen3_next", "experts"),
+    ("qwen3_next", "mlp"),
 ]
 
 
@@ -61,8 +75,6 @@ def test_a_trial_is_what_plain_peft_trains(
 ) -> None:
     architecture = read_architecture(folders[family])
     sets = sets_of([kind.path for kind in shape_of(architecture).linears])
-    if name not in sets:
-        pytest.skip(f"a {family} has no {name}")
     trial = spec(folders[family], sets[name])
     worker.begin(trial)
     results = [worker.train_rung() for _ in trial.rungs]
@@ -82,3 +94,90 @@ def test_a_trial_is_what_plain_peft_trains(
     loaded = PeftModel.from_pretrained(plain_model(folders[family]), str(tmp_path / "adapter"))
     assert loss_on(loaded, data) == pytest.approx(results[-1]["eval_loss"], abs=1e-4)
     assert abs(expected[0] - expected[1]) > 1e-2  # training changes what is compared
+
+
+def counted_peak(family: str, spec: TrialSpec, tokens: int, supervised: int) -> int:
+    """Live bytes of a real step of the training loop on random weights."""
+    from transformers import AutoModelForCausalLM
+
+    use_short_attention()
+    config = family_config(family)
+    base = AutoModelForCausalLM.from_config(config, dtype=base_dtype(spec)).eval()
+    base.config.use_cache = False
+    ids = np.random.default_rng(0).integers(3, config.vocab_size, tokens)
+    example = TokenizedExample(ids, tokens - np.arange(tokens) <= supervised)
+    data: Any = SimpleNamespace(train=[example] * spec.config.batch_size, pad_token_id=0)
+    return Training(spec, base, data, torch.device("cpu")).probe.extra_step().peak_bytes
+
+
+def architecture_of(family: str) -> Architecture:
+    return Architecture.from_model_config(family_config(family).to_dict())
+
+
+def forget() -> None:
+    trace._peak.cache_clear()
+    trace._traced.cache_clear()
+    trace._first.clear()
+    trace._is_arithmetic.clear()
+
+
+@pytest.fixture
+def no_kept_traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORAFRONT_CACHE", str(tmp_path))
+    forget()
+
+
+@pytest.mark.usefixtures("no_kept_traces")
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("kind", "execution"),
+    [("lora", {}), ("lora", {"gradient_checkpointing": True}), ("full", {})],
+    ids=["lora", "checkpointing", "full"],
+)
+def test_predicted_memory_is_what_is_counted(family: str, kind: str, execution: dict[str, Any]) -> None:
+    """To the byte: also where the prediction is worked out from traces of other sizes."""
+    architecture = architecture_of(family)
+    targets = sets_of([each.path for each in shape_of(architecture).linears])["all-linear"]
+    trial = spec(Path("unused"), targets if kind == "lora" else (), dtype="bf16", **execution)
+    trial = trial.model_copy(update={"kind": kind, "config": TrialConfig(rank=6, batch_size=3)})
+
+    def predicted(rank: int, examples: int, tokens: int, positions: int) -> int:
+        return trace_peak(
+            architecture,
+            TrialConfig(rank=rank, batch_size=examples),
+            trial.execution,
+            target_modules=trial.target_modules,
+            seq_len=tokens,
+            kind=kind,  # type: ignore[arg-type]
+            supervised_positions=positions,
+            device="cpu",
+        ).peak_bytes
+
+    with process_group_of_one():
+        counted = counted_peak(family, trial, 28, 20)
+    predicted(4, 2, 24, 30)
+    assert predicted(6, 3, 28, 60) == counted
+    assert all(trace._is_arithmetic.values()), "worked out, not traced"
+
+
+@pytest.mark.usefixtures("no_kept_traces")
+@pytest.mark.parametrize("family", ["qwen3", "mixtral", "gpt_oss", "qwen3_next"])
+@pytest.mark.parametrize("plugin", ["ddp", "zero2"])
+def test_what_a_gpu_needs_is_worked_out_exactly_too(family: str, plugin: str) -> None:
+    architecture = architecture_of(family)
+    targets = sets_of([each.path for each in shape_of(architecture).linears])["all-linear"]
+
+    def predicted(rank: int, examples: int) -> Any:
+        return trace_peak(
+            architecture,
+            TrialConfig(rank=rank, batch_size=examples),
+            ExecutionSettings(plugin=plugin),  # type: ignore[arg-type]
+            target_modules=targets,
+            seq_len=24,
+        )
+
+    predicted(4, 2)
+    worked_out = predicted(16, 5)
+    assert all(trace._is_arithmetic.values())
+    forget()
+    assert predicted(16, 5) == worked_out
