@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PLUGINS = ("ddp", "zero1", "zero2", "zero2-offload", "hybrid")
+Precision = Literal["nf4", "int8"]
 PluginName = Literal["ddp", "zero1", "zero2", "zero2-offload", "hybrid"]
 
 
@@ -94,8 +95,14 @@ class ExecutionSettings(Settings):
     reentrant_checkpointing: bool = False
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     quantize: bool = False
+    quantize_type: Precision = "nf4"
     max_grad_norm: float = Field(1.0, gt=0)
     threads: int | None = Field(None, ge=1)
+
+    @property
+    def base_precision(self) -> Precision | None:
+        """What the linear modules of a frozen base model are quantised to; None where they are not."""
+        return self.quantize_type if self.quantize else None
 
     def micro_batch(self, batch_size: int) -> int:
         """Examples per forward pass for an effective batch of ``batch_size`` examples."""

@@ -30,6 +30,7 @@ _EXECUTION = {
     "gradient_checkpointing",
     "reentrant_checkpointing",
     "optimizer",
+    "quantize_type",
 }
 
 

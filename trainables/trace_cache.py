@@ -9,7 +9,7 @@ from trainables.kept_arrays import kept
 from trainables.model_cache import cache_root
 from trainables.timeline import Phase, Timeline
 
-_LIBRARIES = ("torch", "transformers", "peft", "colossalai")
+_LIBRARIES = ("torch", "transformers", "peft", "colossalai", "bitsandbytes")
 
 
 def kept_trace(question: str, trace: Callable[[], Timeline]) -> Timeline:

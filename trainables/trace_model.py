@@ -16,10 +16,6 @@ from trainables.settings import Architecture
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-# bitsandbytes packs two 4-bit weights into a byte, one scale per 64 of them, and quantises those scales to 8 bits
-# with one fp32 number per 256 (QLoRA, arXiv 2305.14314, section 3).
-_BLOCK, _SCALES_PER_BLOCK = 64, 256
-
 
 def meta_llama(arch: Architecture, layers: int, dtype: torch.dtype) -> "LlamaForCausalLM":
     """The architecture with ``layers`` layers and uninitialised weights. Call it under a FakeTensorMode."""
@@ -50,37 +46,6 @@ def meta_llama(arch: Architecture, layers: int, dtype: torch.dtype) -> "LlamaFor
     return model.eval()
 
 
-class Linear4bit(nn.Linear):
-    """What bitsandbytes' 4-bit linear module keeps and unpacks, without its arithmetic.
-
-    Its weight is unpacked for the product, and again for the gradient of the input (`MatMul4Bit` in
-    bitsandbytes' ``autograd/_functions.py``).
-    """
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-        self.compute_dtype, count = linear.weight.dtype, linear.weight.numel()
-        scales = -(-count // _BLOCK)
-        self.weight = nn.Parameter(torch.empty(-(-count // 2), 1, dtype=torch.uint8), requires_grad=False)
-        self.register_buffer("absmax", torch.empty(scales, dtype=torch.uint8))
-        self.register_buffer("absmax_scale", torch.empty(-(-scales // _SCALES_PER_BLOCK)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The product with the unpacked weight."""
-        return _Unpacked.apply(x, self.out_features, self.compute_dtype)  # type: ignore[no-any-return]
-
-
-class _Unpacked(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, outputs: int, dtype: torch.dtype) -> Tensor:
-        ctx.shape = (outputs, x.shape[-1])
-        return F.linear(x.to(dtype), torch.empty(ctx.shape, dtype=dtype))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return torch.matmul(grad, torch.empty(ctx.shape, dtype=grad.dtype)), None, None
-
-
 class Adam8bit(torch.optim.Optimizer):
     """What bitsandbytes' AdamW8bit keeps for each parameter, without its arithmetic."""
 
@@ -97,15 +62,6 @@ class Adam8bit(torch.optim.Optimizer):
             for moment in ("state1", "state2"):
                 state[moment] = torch.empty(size, dtype=torch.uint8 if blocks else torch.float32)
                 state[f"absmax{moment[-1]}"] = torch.empty(blocks)
-
-
-def pack_linears(model: nn.Module) -> None:
-    """Make the linear modules 4-bit ones, but for the head, which ColossalAI leaves as it is."""
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is nn.Linear and child is not head:
-                setattr(module, name, Linear4bit(child))
 
 
 def _cuda_attention(
@@ -136,13 +92,17 @@ def _cuda_dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: boo
 @contextmanager
 def kernels_of(device: Device) -> Iterator[None]:
     """Let attention and dropout be those that the training loop would have on ``device``."""
-    from transformers import AttentionInterface
+    from transformers import AttentionInterface, masking_utils
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     from trainables.cpu_attention import short_causal_attention
 
+    # It looks at the positions for several sequences in one row, which fake tensors do not show, so that it would make a
+    # mask, and attention would take another kernel than the training loop's.
+    unpacked = patch.object(masking_utils, "find_packed_sequence_indices", lambda position_ids: None)
     attention: Callable[..., Any] = sdpa_attention_forward if device == "cuda" else short_causal_attention
     with ExitStack() as stack:
+        stack.enter_context(unpacked)
         stack.enter_context(patch.dict(AttentionInterface._global_mapping, {"sdpa": attention}))
         if device == "cuda":
             stack.enter_context(patch.object(F, "scaled_dot_product_attention", _cuda_attention))
