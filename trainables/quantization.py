@@ -7,6 +7,7 @@ every new layer with random numbers first, so that adapters depended on which tr
 replacement does none of that, and is what a user gets who loads the model with a `BitsAndBytesConfig` for the adapter.
 """
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,6 +47,11 @@ def quantize_base(
     while linears:
         name, linear = linears.popitem()
         _fill(model.get_submodule(name), linear, device)
+    experts = unquantized_experts(model)
+    if experts:
+        logging.getLogger(__name__).warning(
+            "%d fused experts stay in 16 bits, first %s", len(experts), experts[0]
+        )
     model.is_loaded_in_4bit, model.is_loaded_in_8bit = precision == "nf4", precision == "int8"  # for PEFT
     return model.to(device)
 

@@ -82,8 +82,9 @@ class ExecutionSettings(Settings):
     ``micro_batch_size`` caps the examples per forward pass; gradients are accumulated up to the config's
     ``batch_size``, which the trial's devices share equally. Checkpoints that are not re-entrant stop recomputing
     early and need less memory. ``optimizer`` "adamw-8bit" (bitsandbytes, CUDA only) keeps Adam's moments in 8 bits,
-    which is no longer quite the same training. ``threads`` is torch's intra-op thread count per trial on a CPU (None:
-    torch's choice).
+    which is no longer quite the same training. ``quantize`` holds the base's linear modules as ``quantize_type`` says: in
+    4 bits ("nf4": NormalFloat, doubly quantised) or 8 ("int8"). ``threads`` is torch's intra-op thread count per trial
+    on a CPU (None: torch's choice).
     """
 
     plugin: PluginName = "ddp"

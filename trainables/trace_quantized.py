@@ -107,7 +107,7 @@ class _Int8Product(MatMul8bitFp):
     """`MatMul8bitLt` on CUDA: quantises the input row by row; the product is int32 before it is rounded."""
 
     @staticmethod
-    def forward(ctx: Any, A: Any, B: Any, out: Any = None, bias: Any = None, state: Any = None) -> Any:
+    def forward(ctx: Any, A: Any, B: Any, out: Any = None, bias: Any = None, state: Any = None) -> Any:  # noqa: N803
         x, weight = A, B
         ctx.state, ctx.dtype_A, ctx.grad_shape, ctx.A, ctx.dtype_bias = state, x.dtype, x.shape, x, None
         tokens, outputs = x.numel() // x.shape[-1], weight.shape[0]
