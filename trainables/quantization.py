@@ -70,7 +70,8 @@ def _fill(module: Any, linear: nn.Linear, device: torch.device) -> None:
 
 def unquantized_experts(model: nn.Module) -> list[str]:
     """The names of a mixture's fused experts: 3-D parameters, no linear modules, so they are never quantised."""
-    return [name for name, parameter in model.named_parameters() if parameter.dim() == 3]
+    parameters = model.named_parameters()  # convolutions have three dimensions, too
+    return [name for name, parameter in parameters if "experts" in name and parameter.dim() == 3]
 
 
 def statistics(model: nn.Module) -> Iterator[Tensor]:

@@ -212,7 +212,12 @@ def test_traces_that_do_not_align_are_replaced_by_whole_ones(monkeypatch: pytest
         {"rank": 16, "execution": {"quantize": True, "quantize_type": "int8"}},
         {"rank": 16, "use_dora": True},
         {"rank": 16, "use_dora": True, "execution": {"quantize": True} | CHECKPOINTING},
-        {"rank": 16, "use_dora": True, "targets": ATTENTION_QV, "execution": {"plugin": "zero2"} | CHECKPOINTING},
+        {
+            "rank": 16,
+            "use_dora": True,
+            "targets": ATTENTION_QV,
+            "execution": {"plugin": "zero2"} | CHECKPOINTING,
+        },
         {"rank": 16, "use_dora": True, "dropout": 0.1},
         {"rank": 64, "execution": CHECKPOINTING},
         {"kind": "full", "execution": {"plugin": "zero2-offload", "devices_per_trial": 2}},
@@ -220,7 +225,7 @@ def test_traces_that_do_not_align_are_replaced_by_whole_ones(monkeypatch: pytest
     ids=str,
 )
 def test_closed_form_is_within_0_3_percent_of_the_trace(case: dict[str, Any]) -> None:
-    # Measured: at most 0.23 % (ZeRO under checkpointing), else 0.07 %; re-entrant checkpoints the closed form does not know.
+    # Measured: at most 0.23 % (ZeRO under checkpointing), else 0.07 %. It knows no re-entrant checkpoints.
     training = Case(**{"arch": LLAMA3_8B, "seq_len": 1024, "supervised": 1000, "device": "cuda"} | case)
     assert training.predict(predict_peak).peak_bytes == pytest.approx(
         training.predict().peak_bytes, rel=0.003

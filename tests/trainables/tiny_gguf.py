@@ -71,9 +71,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, splitting: str, add_bo
     if add_bos is not None:
         writer.add_add_bos_token(add_bos)
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    writer.add_chat_template(
-        config.get("chat_template") or (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    )
+    writer.add_chat_template(config.get("chat_template") or (folder / "chat_template.jinja").read_text(encoding="utf-8"))
 
 
 def _interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:
