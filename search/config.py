@@ -93,7 +93,12 @@ class SweepConfig(Settings):
         init = space.dimensions.get("init")
         if self.execution.quantize and init is not None and init.contains("pissa"):
             raise ValueError(
-                "init=pissa changes the base model's weights, which quantize=true holds in 4 bits"
+                "init=pissa changes the base model's weights, which quantize=true holds in 4 or 8 bits"
+            )
+        dora = space.dimensions.get("use_dora")
+        if self.execution.base_precision == "int8" and dora is not None and dora.contains(True):
+            raise ValueError(
+                "use_dora=true on a base in 8 bits: PEFT's DoRA loses the weights' scales; use quantize_type=nf4"
             )
         for name, value in self.recommended.items():
             if parse_dimension(name, value, "recommended").size() != 1:

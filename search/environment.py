@@ -87,7 +87,10 @@ def quiet_libraries() -> None:
         ),
     }.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of CPU kernels that nothing here uses
+    # Of a package with another kernel for evaluation, which training cannot use, and of 8-bit layers' rounding, which is
+    # what they are for, in every layer of every step.
+    for name in ("backends.cpu.ops", "autograd._functions"):
+        logging.getLogger(f"bitsandbytes.{name}").setLevel(logging.ERROR)
     logging.getLogger("colossalai").addFilter(_is_error)  # its level is set anew whenever it is asked for
 
 

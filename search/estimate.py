@@ -7,6 +7,7 @@ from search.errors import InputError
 from search.estimate_fit import MOST_EXAMPLES, MOST_TOKENS, what_fits
 from search.estimate_result import Breakdown, EstimateResult
 from trainables.memory_model import Device, Kind, PredictedMemory, per_device_batch, predict_peak
+from trainables.model_shape import shape_of
 from trainables.parameter_counts import count_parameters, linear_shapes, trainable_parameters
 from trainables.peak import has_closed_form, predicted_peak
 from trainables.settings import Architecture, ExecutionSettings, TrialConfig
@@ -124,6 +125,14 @@ def estimate(
     _check_most("batch size", config.batch_size, MOST_EXAMPLES)
     notes = _check_rank(arch, config.rank, target_modules_by_set[config.targets])
     point = Point(arch, config, execution, target_modules_by_set, seq_len, device, supervised_fraction)
+    if device_memory is not None and shape_of(arch).is_recurrent:
+        notes.append(
+            "the longest sequence that fits is not looked for: these layers take other steps at every length"
+        )
+    if device_memory is not None and not has_closed_form(arch, seq_len):
+        notes.append(
+            f"what fits is shown for {config.targets} only: each target set of this family has to be traced"
+        )
     lora, full = (point.breakdown(predict, kind, notes) for kind in ("lora", "full"))
     return EstimateResult(
         model=model,

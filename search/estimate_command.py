@@ -16,6 +16,7 @@ from search.sizes import Profile
 from search.space import DIMENSION_NAMES, SearchSpace
 from trainables.model_shape import shape_of
 from trainables.modules import are_parameters, resolve_targets, sets_of
+from trainables.peak import has_closed_form
 from trainables.plugins import check_plugin
 from trainables.served import check_served
 from trainables.settings import ExecutionSettings, TrialConfig
@@ -49,14 +50,17 @@ def estimate_size(
     config = _fitting(_config(model.profile, given), given, paths)
     flags = {"gradient_checkpointing": gradient_checkpointing, "quantize": quantize}
     execution = _execution(model.profile, _given(flags) | execution_changes)
-    sets = {name: resolve_targets(name, paths) for name in dict.fromkeys((*sets_of(paths), config.targets))}
+    seq_len = model.profile.data.seq_len if seq_len is None else seq_len
+    # Other sets are for the grid of what fits; where each would have to be traced, seconds apiece, they are left out.
+    others = sets_of(paths) if has_closed_form(model.architecture, seq_len) else ()
+    sets = {name: resolve_targets(name, paths) for name in dict.fromkeys((*others, config.targets))}
     check_served(model.architecture, [sets[config.targets]])
     result = estimate(
         model.architecture,
         config,
         execution,
         sets,
-        model.profile.data.seq_len if seq_len is None else seq_len,
+        seq_len,
         None if device_memory is None else device_memory_bytes(device_memory),
         supervised_fraction=supervised_fraction,
         predict=predict,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from search.device_memory import required_bytes
 from search.estimate_result import Breakdown, Fit, GridCell
+from trainables.model_shape import shape_of
 
 if TYPE_CHECKING:
     from search.estimate import Point
@@ -31,11 +32,14 @@ def what_fits(point: "Point", device_memory_bytes: int, lora: Breakdown, full: B
         largest_micro_batch=largest(
             lambda examples: fits(point.with_micro_batch(examples).peak_bytes()), 1, MOST_EXAMPLES
         ),
-        largest_seq_len=largest(
-            lambda tokens: fits(replace(point, seq_len=tokens).peak_bytes()), 2, MOST_TOKENS
-        ),
+        largest_seq_len=None if shape_of(point.arch).is_recurrent else _longest(point, fits),
         grid=_grid(point, fits),
     )
+
+
+def _longest(point: "Point", fits: Callable[[int], bool]) -> int | None:
+    """The longest sequence. (Layers that go through it in steps would have to be traced at every length: not asked.)"""
+    return largest(lambda tokens: fits(replace(point, seq_len=tokens).peak_bytes()), 2, MOST_TOKENS)
 
 
 def _grid(point: "Point", fits: Callable[[int], bool]) -> list[GridCell]:

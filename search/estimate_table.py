@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from search.estimate_result import Breakdown, EstimateResult, Fit
 
 _BAR_WIDTH = 14
+_BASES = {None: "", "nf4": ", 4-bit base", "int8": ", 8-bit base"}
 
 
 def print_estimate(result: "EstimateResult", console: "Console") -> None:
@@ -36,7 +37,7 @@ def _settings_text(result: "EstimateResult") -> str:
     parts = [
         f"{result.model}: LoRA rank {config.rank} on {config.targets}".removeprefix(": "),
         f"{result.micro_batch} x {result.seq_len} tokens at a time",
-        f"{execution.dtype}{', 4-bit base' if execution.quantize else ''}",
+        f"{execution.dtype}{_BASES[execution.base_precision]}",
         execution.plugin,
         "gradient checkpointing" if execution.gradient_checkpointing else "",
         "DoRA" if config.use_dora else "",

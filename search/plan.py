@@ -18,6 +18,8 @@ from search.prediction import TrialPredictor, corners, full_length_bytes
 from trainables.base_models import cache_root, read_architecture, resolve_base_model
 from trainables.data import PreparedData, prepare_data
 from trainables.layer_memory import Device
+from trainables.model_shape import shape_of
+from trainables.peak import has_closed_form
 from trainables.plugins import check_plugin
 from trainables.served import check_served
 from trainables.settings import Architecture, ExecutionSettings, TrialConfig, TrialSpec
@@ -219,6 +221,10 @@ def make_plan(config: SweepConfig, say: Callable[[str], None]) -> SweepPlan:
     architecture = read_architecture(base)
     config, targets = with_fitting_sets(config, architecture, say)
     check_served(architecture, targets.values())
+    if config.execution.quantize and any(kind.experts for kind in shape_of(architecture).linears):
+        say(
+            "the experts stay in 16 bits: bitsandbytes quantises linear modules, and they are fused into one weight"
+        )
     say(f"preparing {config.data.source}")
     data = prepare_data(
         config.data, str(base), train_examples=config.max_examples, seed=config.seed, cache_dir=cache_root()
@@ -236,11 +242,16 @@ def make_plan(config: SweepConfig, say: Callable[[str], None]) -> SweepPlan:
 def _check_budget(plan: SweepPlan) -> None:
     """A budget that not even the smallest config meets is a mistake, not a search.
 
-    Without a budget the prediction is made all the same: it refuses what no trial of the space could be predicted for.
+    Without a budget the prediction is made all the same: it refuses what no trial of the space could be predicted for. Of
+    a family that has to be traced, that takes a second or more per target set: then it is made of one config only.
     """
     from search.units import format_memory
 
-    budget, least = plan.config.memory_budget, plan.least_memory()
+    budget = plan.config.memory_budget
+    if budget is None and not has_closed_form(plan.architecture, plan.config.data.seq_len):
+        plan.predict_memory(plan.spec("any", corners(plan.config, plan.targets)[0]))
+        return
+    least = plan.least_memory()
     if budget is not None and least > budget:
         raise InputError(
             f"memory budget {format_memory(budget)} is below the smallest config of the space, "

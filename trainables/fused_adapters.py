@@ -1,6 +1,6 @@
 """PEFT's LoRA layers with their forward and backward passes fused: the same arithmetic in fewer, better shaped steps.
 
-PEFT 0.13 (`tuners/lora/layer.py`, `Linear.forward`) scales, adds and rounds the adapter's fp32 output in three passes
+PEFT 0.21 (`tuners/lora/layer.py`, `Linear.forward`) scales, adds and rounds the adapter's fp32 output in three passes
 over new tensors, and autograd multiplies thin matrices in layouts that a CPU's fp32 product is three to seven times
 slower with. Here the output is added to the base layer's in place, and products keep the thin side contiguous. What
 is computed in which precision, and what is kept for backward (the input in fp32, and its product with A), is PEFT's,

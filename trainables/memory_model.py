@@ -26,8 +26,9 @@ __all__ = ["Device", "Kind", "PredictedMemory", "count_parameters", "predict_pea
 Kind = Literal["lora", "full"]
 
 # 4-bit NormalFloat with double quantisation: 4 + 8/64 + 32/(64 * 256) bits per weight (QLoRA, arXiv
-# 2305.14314, §3).
+# 2305.14314, §3). bitsandbytes 0.50 keeps for each module its own tables of 16 and 256 codes, and an offset.
 NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
+NF4_TABLE_BYTES = FP32_BYTES * (16 + 256 + 1)
 
 
 def predict_peak(
@@ -140,15 +141,18 @@ def _layer_pass(
         dora=config.use_dora and not full,
         dropout=config.dropout > 0 and not full,
         checkpointing=execution.gradient_checkpointing,
-        quantized=execution.quantize and not full,
+        quantized=None if full else execution.base_precision,
         device=device,
     )
 
 
 def _frozen_weights(arch: Architecture, execution: ExecutionSettings) -> int:
-    """The base model: linear modules in 4 bits when quantised; embeddings, head and norms in the dtype."""
+    """The base model: linear modules in 4 or 8 bits when quantised; embeddings, head and norms in the dtype."""
     parameters, dtype_bytes = count_parameters(arch), DTYPE_BYTES[execution.dtype]
-    if not execution.quantize:
+    if execution.base_precision is None:
         return parameters * dtype_bytes
-    linear = linear_weights(arch)
-    return round(linear * NF4_BITS / 8) + (parameters - linear) * dtype_bytes
+    linear, shapes = linear_weights(arch), linear_shapes(arch).values()
+    kept = (parameters - linear) * dtype_bytes
+    if execution.base_precision == "int8":  # a scale per row
+        return kept + linear + FP32_BYTES * arch.num_layers * sum(shape.outputs for shape in shapes)
+    return kept + round(linear * NF4_BITS / 8) + NF4_TABLE_BYTES * arch.num_layers * len(shapes)

@@ -26,8 +26,6 @@ def check_plugin(execution: ExecutionSettings, device_type: str) -> None:
             f"plugin {execution.plugin!r} needs a CUDA device, and there is none: "
             "use --set execution.plugin=ddp to train on the CPU"
         )
-    if device_type == "cpu" and execution.quantize:
-        raise InputError("quantize=true needs a CUDA device (bitsandbytes), and there is none")
     if device_type == "cpu" and execution.optimizer == "adamw-8bit":
         raise InputError("optimizer 'adamw-8bit' needs a CUDA device (bitsandbytes), and there is none")
     if execution.optimizer == "adamw-8bit" and execution.plugin == "zero2-offload":

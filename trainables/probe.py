@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trainables.memory import DeviceMemory, preserved_training_state, probe_cpu_peak, read_cuda_peak
 from trainables.plugins import clips_by_itself
+from trainables.quantization import statistics
 
 if TYPE_CHECKING:
     from trainables.training import Training
@@ -99,4 +100,4 @@ class MemoryProbe:
         module, optimizer = self._training.module, self._training.optimizer.optim
         states = [v for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v)]
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        return [*module.parameters(), *module.buffers(), *gradients, *states]
+        return [*module.parameters(), *module.buffers(), *statistics(module), *gradients, *states]

@@ -10,6 +10,7 @@ PLUGINS = ("ddp", "zero1", "zero2", "zero2-offload", "hybrid")
 # memory grows with T squared: at 256 tokens they are as large as the four tensors that are kept anyway (4 x 64 dimensions
 # per head), beyond that they would set the peak.
 LONGEST_SHORT_ATTENTION = 256
+Precision = Literal["nf4", "int8"]
 PluginName = Literal["ddp", "zero1", "zero2", "zero2-offload", "hybrid"]
 
 
@@ -132,8 +133,9 @@ class ExecutionSettings(Settings):
     ``micro_batch_size`` caps the examples per forward pass; gradients are accumulated up to the config's
     ``batch_size``, which the trial's devices share equally. Checkpoints that are not re-entrant stop recomputing
     early and need less memory. ``optimizer`` "adamw-8bit" (bitsandbytes, CUDA only) keeps Adam's moments in 8 bits,
-    which is no longer quite the same training. ``threads`` is torch's intra-op thread count per trial on a CPU (None:
-    torch's choice).
+    which is no longer quite the same training. ``quantize`` holds the base's linear modules as ``quantize_type`` says: in
+    4 bits ("nf4": NormalFloat, doubly quantised) or 8 ("int8"). ``threads`` is torch's intra-op thread count per trial
+    on a CPU (None: torch's choice).
     """
 
     plugin: PluginName = "ddp"
@@ -145,8 +147,14 @@ class ExecutionSettings(Settings):
     reentrant_checkpointing: bool = False
     optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     quantize: bool = False
+    quantize_type: Precision = "nf4"
     max_grad_norm: float = Field(1.0, gt=0)
     threads: int | None = Field(None, ge=1)
+
+    @property
+    def base_precision(self) -> Precision | None:
+        """What the linear modules of a frozen base model are quantised to; None where they are not."""
+        return self.quantize_type if self.quantize else None
 
     def micro_batch(self, batch_size: int) -> int:
         """Examples per forward pass for an effective batch of ``batch_size`` examples."""

@@ -167,12 +167,13 @@ class TrainingStep:
         self, moment: str, gradients: int, activations: int, temporary: int = 0, logits: int = 0
     ) -> PredictedMemory:
         full = self.layer_pass.full
+        kept = 0 if moment == "optimizer step" else self.layer_pass.kept_by_int8()
         return PredictedMemory(
             base_weights=self.state.weights if full else self.frozen_weights,
             adapters=0 if full else self.state.weights,
             gradients=gradients + self.state.reduction_copy,
             optimizer_state=self.state.optimizer,
-            activations=activations + self._batch_bytes(),
+            activations=activations + kept + self._batch_bytes(),
             logits_and_loss=logits,
             temporary=temporary,
             moment=moment,

@@ -35,6 +35,7 @@ _EXECUTION = {
     "gradient_checkpointing",
     "reentrant_checkpointing",
     "optimizer",
+    "quantize_type",
 }
 
 
@@ -173,7 +174,9 @@ def _fixes_length(request: _Request) -> bool:
 def _bounds(request: _Request) -> list[int]:
     """Sequence lengths beyond which attention takes other operators, ascending."""
     windows = (request.arch.config.get(name) for name in ("sliding_window", "attention_chunk_size"))
-    bounds = [window - 1 for window in windows if isinstance(window, int)]  # a mask is made from the window on
+    bounds = [
+        window - 1 for window in windows if isinstance(window, int)
+    ]  # a mask is made from the window on
     return sorted({*bounds, *([LONGEST_SHORT_ATTENTION] if request.device == "cpu" else [])})
 
 

@@ -10,7 +10,7 @@ from trainables.lifetimes import Lifetimes
 from trainables.model_cache import cache_root
 from trainables.timeline import Phase
 
-_LIBRARIES = ("torch", "transformers", "peft", "colossalai")
+_LIBRARIES = ("torch", "transformers", "peft", "colossalai", "bitsandbytes")
 
 
 def kept_trace(question: str, trace: Callable[[], Lifetimes]) -> Lifetimes:

@@ -12,41 +12,6 @@ from torch import Tensor, nn
 from trainables.layer_memory import Device
 from trainables.plugin_memory import BLOCK_8BIT, MIN_8BIT_SIZE
 
-# bitsandbytes packs two 4-bit weights into a byte, one scale per 64 of them, and quantises those scales to 8 bits
-# with one fp32 number per 256 (QLoRA, arXiv 2305.14314, section 3).
-_BLOCK, _SCALES_PER_BLOCK = 64, 256
-
-
-class Linear4bit(nn.Linear):
-    """What bitsandbytes' 4-bit linear module keeps and unpacks, without its arithmetic.
-
-    Its weight is unpacked for the product, and again for the gradient of the input (`MatMul4Bit` in
-    bitsandbytes' ``autograd/_functions.py``).
-    """
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-        self.compute_dtype, count = linear.weight.dtype, linear.weight.numel()
-        scales = -(-count // _BLOCK)
-        self.weight = nn.Parameter(torch.empty(-(-count // 2), 1, dtype=torch.uint8), requires_grad=False)
-        self.register_buffer("absmax", torch.empty(scales, dtype=torch.uint8))
-        self.register_buffer("absmax_scale", torch.empty(-(-scales // _SCALES_PER_BLOCK)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The product with the unpacked weight."""
-        return _Unpacked.apply(x, self.out_features, self.compute_dtype)  # type: ignore[no-any-return]
-
-
-class _Unpacked(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, outputs: int, dtype: torch.dtype) -> Tensor:
-        ctx.shape = (outputs, x.shape[-1])
-        return F.linear(x.to(dtype), torch.empty(ctx.shape, dtype=dtype))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return torch.matmul(grad, torch.empty(ctx.shape, dtype=grad.dtype)), None, None
-
 
 class Adam8bit(torch.optim.Optimizer):
     """What bitsandbytes' AdamW8bit keeps for each parameter, without its arithmetic."""
@@ -64,15 +29,6 @@ class Adam8bit(torch.optim.Optimizer):
             for moment in ("state1", "state2"):
                 state[moment] = torch.empty(size, dtype=torch.uint8 if blocks else torch.float32)
                 state[f"absmax{moment[-1]}"] = torch.empty(blocks)
-
-
-def pack_linears(model: nn.Module) -> None:
-    """Make the linear modules 4-bit ones, but for the head, which ColossalAI leaves as it is."""
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is nn.Linear and child is not head:
-                setattr(module, name, Linear4bit(child))
 
 
 def _cuda_attention(

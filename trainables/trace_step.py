@@ -17,12 +17,14 @@ from trainables.layer_memory import Device
 from trainables.lifetimes import Lifetimes
 from trainables.memory import innermost_optimizer
 from trainables.meta_model import decoder_layers, empty_model
+from trainables.quantization import statistics
 from trainables.settings import Architecture, TrialSpec
 from trainables.timeline import BACKWARD, FORWARD, UPDATE
 from trainables.trace_events import HOST, LifetimeCounter
-from trainables.trace_model import Adam8bit, kernels_of, pack_linears
+from trainables.trace_model import Adam8bit, kernels_of
+from trainables.trace_quantized import pack_linears
 from trainables.trace_world import fake_world
-from trainables.training import Training, base_dtype
+from trainables.training import Training, base_dtype, quantized_to
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,9 @@ class TracedTraining(Training):
             plugin.zero_optim_kwargs["reduce_bucket_size"] = 1
         return plugin
 
+    def _fuses_adapters(self, device_type: str) -> bool:
+        return super()._fuses_adapters(self._shape.device)
+
     def _micro_batches(self, indices: list[int]) -> list[Batch]:
         examples, length = self._micro_batch, self._shape.seq_len
         targets = self._shape.positions
@@ -136,7 +141,9 @@ class TracedTraining(Training):
         masters = [p for group in optimizer.param_groups for p in group["params"]]
         states = [v for s in optimizer.state.values() for v in s.values() if torch.is_tensor(v)]
         self.counter.register_as("adapters", adapters)
-        self.counter.register_as("base_weights", [*parameters, *self.module.buffers()])
+        self.counter.register_as(
+            "base_weights", [*parameters, *self.module.buffers(), *statistics(self.module)]
+        )
         offloads = self.spec.execution.plugin == "zero2-offload"
         self.counter.register_as(HOST if offloads else "optimizer_state", [*masters, *states])
 
@@ -168,14 +175,14 @@ def trace_step(spec: TrialSpec, shape: StepShape) -> Lifetimes:
     """
     execution = spec.execution
     micro_batch = execution.micro_batch(spec.config.batch_size)
-    quantize = execution.quantize and spec.kind == "lora"
-    # bitsandbytes' own quantisation needs data and CUDA: `pack_linears` takes its place.
+    precision = quantized_to(spec)
+    # bitsandbytes' own quantisation needs data: `pack_linears` takes its place.
     plain = spec.model_copy(update={"execution": execution.model_copy(update={"quantize": False})})
     with (
         kernels_of(shape.device),
         fake_world(execution.devices_per_trial, shape.positions),
     ):
         base = empty_model(shape.arch, shape.layers, base_dtype(spec))
-        if quantize:
-            pack_linears(base)
+        if precision:
+            pack_linears(base, precision, shape.device)
         return TracedTraining(plain, base, shape).trace(spec.config.batch_size > micro_batch)

@@ -32,7 +32,7 @@ from trainables.losses import WHOLE, SupervisedHead, to_device, token_losses
 from trainables.memory import reset_cuda_peak
 from trainables.plugins import NO_SYNC_PLUGINS, clips_by_itself, keep_from_ddp, make_plugin
 from trainables.probe import MemoryProbe
-from trainables.settings import TrialSpec
+from trainables.settings import Precision, TrialSpec
 from trainables.shard import Shard
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ def trains_fp32(spec: TrialSpec) -> bool:
     return spec.kind == "full" and spec.execution.plugin == "ddp"
 
 
-def quantizes(spec: TrialSpec) -> bool:
-    """Whether the trial's base model is held in 4 bits; full fine-tuning cannot train those."""
-    return spec.kind == "lora" and spec.execution.quantize
+def quantized_to(spec: TrialSpec) -> Precision | None:
+    """What the trial's base model is quantised to, None if it is not; full fine-tuning cannot train such weights."""
+    return spec.execution.base_precision if spec.kind == "lora" else None
 
 
 def base_dtype(spec: TrialSpec) -> torch.dtype:
@@ -146,8 +146,7 @@ class Training:
             module = self.booster.enable_lora(base, lora_config=lora_config(self.spec, base))
             check_trainable(module, self.spec.target_modules)
             check_base_dtype(module, base_dtype(self.spec))
-            # PEFT's own passes over fp32 adapters are faster on a GPU: 127 ms a step for 155 to 167 (Llama 1B, H200).
-            if self.device.type == "cpu" or execution.plugin != "ddp":
+            if self._fuses_adapters(self.device.type):
                 fuse_adapters(module)
         if execution.gradient_checkpointing:
             reentrant = execution.reentrant_checkpointing
@@ -156,6 +155,10 @@ class Training:
             if reentrant and self.spec.kind == "lora":
                 module.enable_input_require_grads()  # else a frozen embedding leaves adapters without gradients
         return module
+
+    def _fuses_adapters(self, device_type: str) -> bool:
+        """On CUDA PEFT's own passes over fp32 adapters are faster: 127 ms a step for 155 to 167 (Llama 1B, H200)."""
+        return device_type == "cpu" or self.spec.execution.plugin != "ddp"
 
     def _make_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
         config = self.spec.config
@@ -246,6 +249,7 @@ class Training:
                 loss = losses.sum() / (targets / self.shard.devices)
                 self._backward(loss)
             loss_sum += losses.detach().sum()
+            del losses, loss  # and so the graph, with which int8 layers (bitsandbytes) keep their inputs
         if self._guard is not None:
             guard, self._guard = self._guard, None
             guard.check(len(batches))

@@ -22,9 +22,9 @@ from trainables.cpu_attention import use_short_attention
 from trainables.losses import EvalResult, SupervisedHead, eval_batches, evaluate
 from trainables.memory import DeviceMemory
 from trainables.quantization import quantize_base
-from trainables.settings import TrialSpec
+from trainables.settings import Precision, TrialSpec
 from trainables.shard import Shard
-from trainables.training import Training, half_precision, quantizes, trains_fp32
+from trainables.training import Training, base_dtype, half_precision, quantized_to, trains_fp32
 
 if TYPE_CHECKING:
     from trainables.data import PreparedData
@@ -89,7 +89,7 @@ class Worker:
         self._eval_batch_size = eval_batch_size
         self.validation = eval_batches(data.validation, data.pad_token_id, eval_batch_size, self.device)
         self._base: nn.Module | None = None
-        self._base_key: tuple[str, str, bool] | None = None
+        self._base_key: tuple[str, str, Precision | None] | None = None
         self.training: Training | None = None
         self._facts: dict[str, Any] = {}
 
@@ -109,13 +109,17 @@ class Worker:
 
     def load_base(self, spec: TrialSpec) -> nn.Module:
         """The trial's base model, the kept one if it is the same; needs no other process."""
-        key = (spec.base_model_path, "fp32" if trains_fp32(spec) else spec.execution.dtype, quantizes(spec))
+        dtype = "fp32" if trains_fp32(spec) else spec.execution.dtype
+        precision = quantized_to(spec)
+        key = (spec.base_model_path, dtype, precision)
         if spec.kind == "full" or self._base_key != key:
             self._base = self._base_key = None  # at most one base in memory
         if self._base is None:
-            on = torch.device("cpu") if quantizes(spec) else self.device
-            base: nn.Module = load_base_model(local_base_model(spec), dtype=key[1], device=on)  # type: ignore[arg-type]
-            self._base = quantize_base(base) if quantizes(spec) else base
+            on = torch.device("cpu") if precision else self.device
+            base: nn.Module = load_base_model(local_base_model(spec), dtype=dtype, device=on)  # type: ignore[arg-type]
+            if precision:
+                base = quantize_base(base, precision, base_dtype(spec), self.device)
+            self._base = base
             self._base_key = key
         return self._base
 

@@ -263,3 +263,10 @@ def test_pissa_cannot_change_weights_in_4_bits(init: str) -> None:
     resolve_config("llama3-8b", overrides=overrides)
     with pytest.raises(InputError, match=r"init=pissa .* quantize=true"):
         resolve_config("llama3-8b", overrides=[*overrides, "execution.quantize=true"])
+
+
+def test_dora_cannot_scale_weights_in_8_bits() -> None:
+    overrides = ["space.use_dora=true", "execution.quantize=true"]
+    resolve_config("llama3-8b", overrides=overrides)
+    with pytest.raises(InputError, match=r"use_dora=true on a base in 8 bits.*quantize_type=nf4"):
+        resolve_config("llama3-8b", overrides=[*overrides, "execution.quantize_type=int8"])

@@ -82,6 +82,7 @@ class CountedStep:
             fuse_adapters(model)
         if checkpointing is not None:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=checkpointing)
+            model.disable_input_require_grads()  # which transformers 5 enables, and the training loop undoes
             if checkpointing.get("use_reentrant"):
                 model.enable_input_require_grads()  # else adapters get no gradient
         self.model = wrap(model.train())

@@ -1,12 +1,11 @@
-"""ColossalAI's GPU plugins and bitsandbytes on real tensors of the CPU, by pretending that it is a CUDA device.
+"""ColossalAI's GPU plugins on real tensors of the CPU, by pretending that it is a CUDA device.
 
-What ZeRO shards, exchanges and updates, and what 4-bit layers compute, is then their own code's work. Not shown by it:
+What ZeRO shards, exchanges and updates is then its own code's work. Not shown by it:
 CUDA kernels, streams, NCCL, and memory.
 """
 
 import traceback
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,17 +16,6 @@ from trainables.data import PreparedData
 from trainables.settings import TrialSpec
 
 
-class _Torch:
-    """torch, in which the CPU is the current CUDA device."""
-
-    cuda = SimpleNamespace(
-        is_available=lambda: True, current_device=lambda: torch.device("cpu"), empty_cache=lambda: None
-    )
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(torch, name)
-
-
 def _reduce_scatter(output: Tensor, input_: Tensor, group: Any = None) -> None:
     """Which gloo lacks."""
     dist.all_reduce(input_, group=group)
@@ -35,10 +23,8 @@ def _reduce_scatter(output: Tensor, input_: Tensor, group: Any = None) -> None:
 
 
 def pretend(monkeypatch: Any = None) -> None:
-    """From now on, in this process (or as long as ``monkeypatch`` holds), the CPU is a CUDA device to both libraries."""
-    import bitsandbytes.nn.modules
+    """From now on, in this process (or as long as ``monkeypatch`` holds), the CPU is a CUDA device to ColossalAI."""
     import colossalai.accelerator.api
-    import colossalai.quantization.bnb
 
     from trainables.trace_world import _pretended_gpu
 
@@ -46,9 +32,6 @@ def pretend(monkeypatch: Any = None) -> None:
     change(colossalai.accelerator.api, "_ACCELERATOR", _pretended_gpu())
     change(Tensor, "record_stream", lambda tensor, stream: None)
     change(dist, "reduce_scatter_tensor", _reduce_scatter)
-    change(colossalai.quantization.bnb, "torch", _Torch())
-    # Its CPU kernels repack weights for evaluation only, which CUDA's do not.
-    change(bitsandbytes.nn.modules, "has_avx512bf16", lambda: False)
 
 
 def train_on_two(rank: int, data: PreparedData, specs: list[TrialSpec], port: int, folder: Path) -> None:

@@ -32,6 +32,7 @@ EXECUTIONS: list[dict[str, Any]] = [
     {"plugin": "ddp", "quantize": True},
     {"plugin": "zero2", "quantize": True},
     {"plugin": "zero2-offload", "quantize": True},
+    {"plugin": "ddp", "quantize": True, "quantize_type": "int8"},
 ]
 
 
@@ -49,7 +50,8 @@ def losses(worker: Any, trial: TrialSpec) -> list[float]:
 def test_a_plugin_trains_as_ddp_does_and_goes_on_from_its_checkpoint(
     worker: Worker, folder: Path, tmp_path: Path, execution: dict[str, Any]
 ) -> None:
-    reference = losses(worker, spec(folder, quantize=execution.get("quantize", False)))
+    base = {name: execution[name] for name in ("quantize", "quantize_type") if name in execution}
+    reference = losses(worker, spec(folder, **base))
     trial = spec(folder, **execution)
     worker.begin(trial)
     first = worker.train_rung()

@@ -94,11 +94,11 @@ def relative_error(shape: dict[str, Any], **options: Any) -> float:
     ],
     ids=str,
 )
-def test_prediction_is_within_half_a_percent_of_the_counted_peak(
+def test_prediction_is_within_0_3_percent_of_the_counted_peak(
     options: dict[str, Any], checkpointing: dict[str, Any]
 ) -> None:
-    # Measured: at most 0.4 %. What is missing are rotary tables and scalars, which real models dwarf.
-    assert abs(relative_error(**{"shape": TINY} | options | checkpointing)) < 0.005
+    # Measured: at most 0.24 %. What is missing are rotary tables and scalars, which real models dwarf.
+    assert abs(relative_error(**{"shape": TINY} | options | checkpointing)) < 0.003
 
 
 @pytest.mark.parametrize(
@@ -111,6 +111,10 @@ def test_prediction_is_within_half_a_percent_of_the_counted_peak(
         {"dora": True, "targets": ATTENTION_QV},
         {"dropout": 0.1, "supervised_fraction": 0.1},
         {"dropout": 0.1, "targets": MLP},
+        {"dora": True, "targets": MLP, "rank": 64},
+        {"dora": True, "targets": ("o_proj",), "rank": 2, "supervised_fraction": 0.1},
+        {"dora": True, "dropout": 0.1, "supervised_fraction": 0.1},
+        {"dora": True, "shape": UNTIED, "rank": 64, "supervised_fraction": 0.2},
         {"kind": "full", "supervised_fraction": 0.1, "seq_len": 128},
         {"kind": "full", "batch": 1, "seq_len": 16},
         {"kind": "full", "accumulation": 2, "batch": 2},
@@ -118,10 +122,12 @@ def test_prediction_is_within_half_a_percent_of_the_counted_peak(
     ],
     ids=str,
 )
-def test_prediction_is_within_three_percent_for_dora_dropout_and_full(
+def test_prediction_is_close_for_dora_dropout_and_full(
     options: dict[str, Any], checkpointing: dict[str, Any]
 ) -> None:
-    assert abs(relative_error(**{"shape": TINY} | options | checkpointing)) < 0.03
+    # Measured: at most 0.15 %, in full fine-tuning 0.83 %.
+    tolerance = 0.01 if options.get("kind") == "full" else 0.003
+    assert abs(relative_error(**{"shape": TINY} | options | checkpointing)) < tolerance
 
 
 @pytest.mark.slow

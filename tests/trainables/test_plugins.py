@@ -12,10 +12,15 @@ def test_other_plugins_are_refused_on_a_cpu(plugin: str) -> None:
     check_plugin(ExecutionSettings(plugin=plugin), "cuda")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("field", [{"quantize": True}, {"dtype": "fp16"}])
+@pytest.mark.parametrize("field", [{"optimizer": "adamw-8bit"}, {"dtype": "fp16"}])
 def test_what_a_cpu_cannot_do_is_refused(field: dict[str, object]) -> None:
     with pytest.raises(InputError, match=str(next(iter(field.values()))).lower()):
         check_plugin(ExecutionSettings(**field), "cpu")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("precision", ["nf4", "int8"])
+def test_a_cpu_takes_a_quantised_base(precision: str) -> None:
+    check_plugin(ExecutionSettings(quantize=True, quantize_type=precision), "cpu")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("plugin", PLUGINS)

@@ -14,12 +14,9 @@ from tests.trainables.pretended_gpus import pretend, train_on_two
 from tests.trainables.shared_trials import spec as shared_spec
 from trainables.data import PreparedData
 from trainables.memory import innermost_optimizer
-from trainables.modules import LLAMA_PATHS, names_of
 from trainables.settings import TrialSpec
 from trainables.training import Training
 from trainables.worker import Worker
-
-LLAMA_MODULES = names_of(LLAMA_PATHS)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 spec = partial(shared_spec, threads=1)
@@ -56,35 +53,14 @@ def losses(worker: Worker, trial: TrialSpec) -> list[float]:
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=lambda number: str(CASES[number][0]))
 def test_two_devices_train_what_one_does_and_go_on_exactly(
-    on_two: list[Any], data: PreparedData, folder: Path, number: int, monkeypatch: pytest.MonkeyPatch
+    on_two: list[Any], data: PreparedData, folder: Path, number: int
 ) -> None:
     case, tolerance = CASES[number]
     assert isinstance(on_two[-1], list), on_two[-1]
-    if case.get("quantize"):
-        pretend(monkeypatch)
     alone = losses(Worker(data, threads=1), spec(folder, **{**case, "plugin": "ddp"}))
     assert on_two[number][:2] == pytest.approx(alone, abs=tolerance)
     if case.get("kind") != "full":
         assert on_two[number][2] == on_two[number][1]
-
-
-def test_a_base_in_4_bits_is_kept_and_trials_do_not_change_each_other(
-    data: PreparedData, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import bitsandbytes
-
-    pretend(monkeypatch)
-    worker, trial = Worker(data, threads=1), spec(folder, quantize=True)
-    first = losses(worker, trial)
-    base = worker._base
-    assert losses(worker, trial) == first
-    assert worker._base is base
-    assert base is not None
-    four_bit = [m for m in base.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
-    assert {module.weight.dtype for module in four_bit} == {torch.uint8}
-    assert len(four_bit) == len(LLAMA_MODULES) * 2
-    assert losses(worker, spec(folder)) != first
-    assert losses(worker, trial) == first
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])

@@ -21,10 +21,11 @@ from trainables.cpu_attention import use_short_attention
 from trainables.lifetimes import Lifetimes
 from trainables.memory import DeviceMemory
 from trainables.memory_model import predict_peak
+from trainables.quantization import quantize_base
 from trainables.settings import Architecture, ExecutionSettings, TrialConfig, TrialSpec
 from trainables.timeline import MisalignedError
 from trainables.trace import trace_peak
-from trainables.training import Training, base_dtype
+from trainables.training import Training, base_dtype, quantized_to
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -100,7 +101,9 @@ class Case:
             num_attention_heads=a.num_heads, num_key_value_heads=a.num_kv_heads, vocab_size=a.vocab_size,
             tie_word_embeddings=a.tie_word_embeddings, use_cache=False, attn_implementation="sdpa",
         )  # fmt: skip
-        base = LlamaForCausalLM(shape).to(device, base_dtype(spec))
+        base: Any = LlamaForCausalLM(shape).to(dtype=base_dtype(spec))
+        precision = quantized_to(spec)
+        base = quantize_base(base, precision, base_dtype(spec), device) if precision else base.to(device)
         tokens = np.arange(self.seq_len) % a.vocab_size
         example = TokenizedExample(tokens, tokens.size - np.arange(tokens.size) <= self.supervised)
         data: Any = SimpleNamespace(train=[example] * self.config.batch_size, pad_token_id=0)
@@ -215,16 +218,26 @@ def test_traces_that_do_not_align_are_replaced_by_whole_ones(monkeypatch: pytest
         {"rank": 16, "dropout": 0.1, "execution": {"plugin": "hybrid"}},
         {"rank": 16, "execution": {"plugin": "hybrid", "dtype": "fp16", "micro_batch_size": 1}},
         {"rank": 16, "execution": {"quantize": True, "optimizer": "adamw-8bit"}},
+        {"rank": 16, "execution": {"quantize": True, "quantize_type": "int8"}},
         {"rank": 16, "use_dora": True},
+        {"rank": 16, "use_dora": True, "execution": {"quantize": True} | CHECKPOINTING},
+        {
+            "rank": 16,
+            "use_dora": True,
+            "targets": ATTENTION_QV,
+            "execution": {"plugin": "zero2"} | CHECKPOINTING,
+        },
+        {"rank": 16, "use_dora": True, "dropout": 0.1},
+        {"rank": 64, "execution": CHECKPOINTING},
         {"kind": "full", "execution": {"plugin": "zero2-offload", "devices_per_trial": 2}},
     ],
     ids=str,
 )
-def test_closed_form_is_within_half_a_percent_of_the_trace(case: dict[str, Any]) -> None:
-    # Measured: at most 0.11 % but for DoRA (0.4 %); re-entrant checkpoints the closed form does not know.
+def test_closed_form_is_within_0_3_percent_of_the_trace(case: dict[str, Any]) -> None:
+    # Measured: at most 0.23 % (ZeRO under checkpointing), else 0.07 %. It knows no re-entrant checkpoints.
     training = Case(**{"arch": LLAMA3_8B, "seq_len": 1024, "supervised": 1000, "device": "cuda"} | case)
     assert training.predict(predict_peak).peak_bytes == pytest.approx(
-        training.predict().peak_bytes, rel=0.005
+        training.predict().peak_bytes, rel=0.003
     )
 
 
