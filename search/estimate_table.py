@@ -123,13 +123,9 @@ def _print_fit(result: "EstimateResult", fit: "Fit", console: "Console") -> None
     batch = (
         "none" if fit.largest_micro_batch is None else f"{fit.largest_micro_batch} x {result.seq_len} tokens"
     )
-    length = (
-        "not looked for"
-        if fit.largest_seq_len is None and fit.largest_micro_batch
-        else "none"
-        if fit.largest_seq_len is None
-        else f"{result.micro_batch} x {fit.largest_seq_len} tokens"
-    )
+    length = "none" if fit.largest_micro_batch is None else "not looked for"
+    if fit.largest_seq_len is not None:
+        length = f"{result.micro_batch} x {fit.largest_seq_len} tokens"
     where = "" if result.devices == 1 else " each device"
     console.print(_line(f"Largest batch that fits{where} at a time: {batch}; largest sequence: {length}."))
     console.print(_grid_table(fit))
