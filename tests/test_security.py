@@ -168,7 +168,9 @@ def test_code_that_comes_with_a_model_is_not_run(model: Path, tmp_path: Path) ->
     load_tokenizer(str(model))
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "model_type": "evil"}))
-    with pytest.raises(InputError, match="cannot be loaded"):
+    with pytest.raises(
+        InputError, match=r"needs its own code \(trust_remote_code\), which lorafront never runs"
+    ):
         load_base_model(model, dtype="bf16", device="cpu")
     assert not witness.exists()
 

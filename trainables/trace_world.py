@@ -52,9 +52,12 @@ def _grouped_product(a: Tensor, b: Tensor, offs: Tensor, *_: Any, **__: Any) -> 
 
 
 def _collective(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run it on stand-ins, since the fake process group looks at no data; the results go into the arguments."""
+    """Run it on stand-ins, since the fake process group looks at no data; the results go into the arguments.
+
+    They are empty, since newer versions of torch check that what is scattered is as large as all shares together.
+    """
     with _disable_current_modes():
-        stand_ins = tree_map(lambda x: torch.empty(1) if isinstance(x, Tensor) else x, (args, kwargs))
+        stand_ins = tree_map(lambda x: torch.empty(0) if isinstance(x, Tensor) else x, (args, kwargs))
         result = func(*stand_ins[0], **stand_ins[1])
     return (args[0], result[1]) if isinstance(result, tuple) else result
 

@@ -47,7 +47,8 @@ def _trace(arch: Architecture, row: PublishedRow, layers: int) -> Timeline:
         base_model_path="",
     )
     shallow = arch.model_copy(update={"num_layers": layers})
-    return trace_step(spec, StepShape(shallow, layers, row.seq_len, row.seq_len - 1, "cuda"))
+    positions = row.execution.micro_batch(row.examples) * (row.seq_len - 1)
+    return trace_step(spec, StepShape(shallow, layers, row.seq_len, positions, "cuda")).timeline
 
 
 @contextmanager
