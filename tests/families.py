@@ -93,7 +93,7 @@ def family_config(family: str, **changes: Any) -> Any:
         "eos_token_id": SPECIAL_TOKENS.index("<|im_end|>"),
         "pad_token_id": SPECIAL_TOKENS.index("<|endoftext|>"),
     }
-    return AutoConfig.for_model(family, **{**_SHAPE, **tokens, **FAMILIES[family], **changes})
+    return AutoConfig.for_model(family, **{**_SHAPE, **tokens, **FAMILIES.get(family, {}), **changes})
 
 
 def tiny_model(folder: Path, family: str, *, seed: int = 0, dtype: str = "float32", **changes: Any) -> Path:

@@ -26,7 +26,7 @@ def model_config(arch: Architecture, layers: int) -> "PreTrainedConfig":
     if arch.model_type in PLAIN_FAMILIES:
         values = _plain_values(arch)
     else:
-        values = {name: _shortened(value, arch.num_layers, layers) for name, value in arch.config.items()}
+        values = {n: _shortened(_decoded(v), arch.num_layers, layers) for n, v in arch.config.items()}
     values = {name: value for name, value in values.items() if name not in _LEFT_OUT}
     names = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
     depth = next((name for name in names if name in values), "num_hidden_layers")
@@ -55,6 +55,15 @@ def _plain_values(arch: Architecture) -> dict[str, Any]:
         "tie_word_embeddings": arch.tie_word_embeddings,
         **arch.config,
     }
+
+
+def _decoded(value: Any) -> Any:
+    """JSON has no infinity: transformers 5 writes it as ``{"__float__": "Infinity"}``."""
+    if isinstance(value, dict):
+        if list(value) == ["__float__"]:
+            return float(value["__float__"])
+        return {name: _decoded(part) for name, part in value.items()}
+    return [_decoded(part) for part in value] if isinstance(value, list) else value
 
 
 def _shortened(value: Any, whole: int, layers: int) -> Any:

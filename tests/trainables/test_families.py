@@ -160,6 +160,16 @@ def test_predicted_memory_is_what_is_counted(family: str, kind: str, execution: 
     assert all(trace._is_arithmetic.values()), "worked out, not traced"
 
 
+def test_infinity_in_a_saved_configuration_is_a_number(tmp_path: Path) -> None:
+    folder = tiny_model(
+        tmp_path, "granitemoehybrid", layer_types=["mamba", "attention"] * 2, num_local_experts=4, mamba_n_heads=8,
+        mamba_d_head=16, mamba_d_state=16, mamba_n_groups=1, shared_intermediate_size=48,
+    )  # fmt: skip
+    assert "__float__" in (folder / "config.json").read_text()
+    names = [kind.path for kind in shape_of(read_architecture(folder)).linears]
+    assert "mamba.in_proj" in names
+
+
 @pytest.mark.usefixtures("no_kept_traces")
 @pytest.mark.parametrize("family", ["qwen3", "mixtral", "gpt_oss", "qwen3_next"])
 @pytest.mark.parametrize("plugin", ["ddp", "zero2"])
