@@ -16,8 +16,8 @@ from search.errors import BrokenEnvironmentError
 _OLDEST_DRIVER = {12: 525, 13: 580}
 # PyTorch's support matrix (RELEASE.md; pytorch issues 172352 and 190385): its CUDA 12.6 builds have kernels for 5.0 to
 # 9.0 and end with torch 2.14; those for CUDA 13 have them for 7.5 to 12.0. Blackwell needs CUDA 12.8 or newer.
-_CUDA_126 = 'pip install "torch>=2.8,<2.15" --index-url https://download.pytorch.org/whl/cu126'
-_CUDA_130 = 'pip install "torch>=2.9,<2.16" --index-url https://download.pytorch.org/whl/cu130'
+_CUDA_126 = 'install "torch>=2.8,<2.15" from PyTorch\'s own index of wheels, whl/cu126'
+_CUDA_130 = 'install "torch>=2.9,<2.16" from PyTorch\'s own index of wheels, whl/cu130'
 _ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")
 _ON_CPU = "or hide it with CUDA_VISIBLE_DEVICES"
 
