@@ -248,7 +248,8 @@ def _print_dry_run(config: Any) -> None:
     for name, dimension in config.search_space.dimensions.items():
         table.add_row(name, dimension.describe())
     console.print(table)
-    least, most = memory_range(config, architecture, targets)
+    with PlainConsole(stderr=True).status("predicting memory (traces are kept for the next time)"):
+        least, most = memory_range(config, architecture, targets)
     console.print(f"rungs at {', '.join(map(str, config.rungs))} examples", highlight=False)
     console.print(
         f"predicted peak memory {format_memory(least)} to {format_memory(most)} per device, "
