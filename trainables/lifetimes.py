@@ -120,22 +120,30 @@ def product(size: StepSize, exponents: tuple[int, ...]) -> int:
 def second_size(first: StepSize, longest: int | None, vary_tokens: bool, vary_rank: bool) -> StepSize:
     """Where to trace a second time, so that every product has a ratio of its own to the first.
 
+    A micro-batch of one example stays one: with several, transformers expands what they share.
+
     Args:
         first: where the first trace was made.
         longest: most tokens with the same operators; None where there is no bound.
         vary_tokens: whether sizes are products of the tokens at all.
         vary_rank: the same of the rank.
     """
-    tokens = first.tokens
-    if vary_tokens:
-        longer = tokens + max(8, tokens // 3)
-        tokens = longer if longest is None or longer <= longest else tokens - max(1, tokens // 4)
-    rank = 2 * first.rank + 1 if vary_rank else first.rank
-    for more in range(1, 100):
-        second = StepSize(first.examples + 1, tokens, first.positions + first.positions // 2 + more, rank)
+    longer = first.tokens + max(8, first.tokens // 3)
+    direction = 1 if longest is None or longer + _MOST_TRIED <= longest else -1
+    start = longer if direction == 1 else first.tokens - max(1, first.tokens // 4)
+    for more in range(_MOST_TRIED):
+        second = StepSize(
+            examples=first.examples + (first.examples > 1),
+            tokens=max(2, start + direction * more) if vary_tokens else first.tokens,
+            positions=first.positions + first.positions // 2 + 1 + more,
+            rank=2 * first.rank + 1 if vary_rank else first.rank,
+        )
         if _are_told_apart(first, second):
             return second
     raise MisalignedError(f"no second size for {first}")
+
+
+_MOST_TRIED = 20  # far more than it takes
 
 
 def _are_told_apart(first: StepSize, second: StepSize) -> bool:

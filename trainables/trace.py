@@ -163,7 +163,8 @@ def _of_all_sizes(request: _Request) -> _Request:
     longest = next(bound for bound in bounds if bound is None or tokens <= bound)
     # With 8-bit states small tensors keep fp32 moments, so bytes are no product of the rank.
     rank = rank if request.execution.optimizer == "adamw-8bit" else 0
-    return replace(request, size=StepSize(0, tokens if _fixes_length(request) else longest or 0, 0, rank))
+    alone = int(request.size.examples == 1)  # several examples expand what they share
+    return replace(request, size=StepSize(alone, tokens if _fixes_length(request) else longest or 0, 0, rank))
 
 
 def _fixes_length(request: _Request) -> bool:

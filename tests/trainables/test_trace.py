@@ -174,7 +174,7 @@ def test_extrapolated_traces_are_exact(
 ) -> None:
     training = Case(NARROW, **case)
     eight_bit = training.execution.optimizer == "adamw-8bit"  # whose bytes are no linear function of the rank
-    points = [{"rank": r, "batch_size": n} for r in ((4,) if eight_bit else (4, 8, 32)) for n in (2, 4, 8)]
+    points = [{"rank": r, "batch_size": n} for r in ((4,) if eight_bit else (4, 8, 32)) for n in (4, 6, 8)]
     depths = []
     original = trace._trace
     monkeypatch.setattr(
@@ -243,7 +243,7 @@ def test_closed_form_is_within_0_3_percent_of_the_trace(case: dict[str, Any]) ->
 
 def test_once_traced_all_ranks_and_micro_batches_are_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     training = Case(NARROW, device="cuda")
-    for rank, batch in ((4, 2), (8, 4)):
+    for rank, batch in ((4, 1), (8, 1), (4, 2), (8, 4)):  # one example shares nothing, so it is apart
         training.predict(config={"rank": rank, "batch_size": batch})
     monkeypatch.setattr(trace, "_trace", None)
     peaks = {
