@@ -60,7 +60,7 @@ class LayerPass:
     ``compute_bytes`` is the size of an element in matrix products (2 for bf16), ``adapter_bytes`` of an
     adapter's weight, ``stream_bytes`` of the residual stream (4 under autocast, whose norms and embeddings
     stay fp32). ``targets`` are the modules with an adapter (all seven, when ``full``). ``quantized`` adds the
-    weight that is unpacked for each product.
+    weight that is unpacked for each product. ``is_single`` says that the micro-batch is one example.
     """
 
     arch: Architecture
@@ -76,6 +76,7 @@ class LayerPass:
     checkpointing: bool = False
     quantized: Precision | None = None
     device: Device = "cuda"
+    is_single: bool = False
 
     @property
     def stream_bytes(self) -> int:
@@ -150,8 +151,8 @@ class LayerPass:
         """
         saved: dict[str, int] = {}
         shared: set[str] = set()
-        if self.device == "cuda" and self.compute_bytes == FP32_BYTES:
-            shared.add("attention output")  # as its kernel kept it; the others' output has another layout
+        if self.device == "cuda" and (self.compute_bytes == FP32_BYTES or self.is_single):
+            shared.add("attention output")  # as its kernel kept it; of several examples it has another layout
         for name, shape in self.shapes.items():
             source = _SOURCE[name]
             if name not in self.targets:

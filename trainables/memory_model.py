@@ -64,7 +64,7 @@ def predict_peak(
         tensors = model_tensors(arch)
     else:
         tensors = adapter_tensors(arch, target_modules, config.rank, config.use_dora)
-    layer_pass = _layer_pass(arch, config, execution, target_modules, examples * seq_len, full, device)
+    layer_pass = _layer_pass(arch, config, execution, target_modules, (examples, seq_len), full, device)
     if supervised_positions is None:
         supervised_positions = examples * head_positions(seq_len, supervised_fraction)
     step = TrainingStep(
@@ -124,14 +124,14 @@ def _layer_pass(
     config: TrialConfig,
     execution: ExecutionSettings,
     target_modules: tuple[str, ...],
-    tokens: int,
+    shape: tuple[int, int],
     full: bool,
     device: Device,
 ) -> LayerPass:
     compute_bytes = DTYPE_BYTES[execution.dtype]
     return LayerPass(
         arch=arch,
-        tokens=tokens,
+        tokens=shape[0] * shape[1],
         targets=tuple(linear_shapes(arch)) if full else target_modules,
         rank=config.rank,
         full=full,
@@ -143,6 +143,7 @@ def _layer_pass(
         checkpointing=execution.gradient_checkpointing,
         quantized=None if full else execution.base_precision,
         device=device,
+        is_single=shape[0] == 1,
     )
 
 

@@ -217,6 +217,7 @@ def test_traces_that_do_not_align_are_replaced_by_whole_ones(monkeypatch: pytest
         {"rank": 16, "execution": {"plugin": "zero2"} | CHECKPOINTING, "supervised": 100},
         {"rank": 16, "dropout": 0.1, "execution": {"plugin": "hybrid"}},
         {"rank": 16, "execution": {"plugin": "hybrid", "dtype": "fp16", "micro_batch_size": 1}},
+        {"rank": 16, "execution": {"plugin": "zero1", "micro_batch_size": 1} | CHECKPOINTING},
         {"rank": 16, "execution": {"quantize": True, "optimizer": "adamw-8bit"}},
         {"rank": 16, "execution": {"quantize": True, "quantize_type": "int8"}},
         {"rank": 16, "use_dora": True},
