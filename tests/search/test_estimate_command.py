@@ -18,10 +18,10 @@ from tests.tiny import tiny_llama
 from tests.trainables.test_modules import configuration
 from tests.trainables.tiny_gguf import write_gguf
 from trainables.gguf import convert_gguf
-from trainables.memory_model import predict_peak
 from trainables.model_shape import shape_of
 from trainables.modules import TARGET_SETS, sets_of
-from trainables.settings import TrialConfig
+from trainables.peak import predicted_peak
+from trainables.settings import PLAIN_FAMILIES, TrialConfig
 
 LLAMA_1B = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 2048, "intermediate_size": 8192,
@@ -34,7 +34,7 @@ def predicted(size: str = "llama3.2-1b", *overrides: str, **options: Any) -> Est
     changes = {
         name: options.pop(name) for name in ("rank", "alpha", "targets", "batch_size") if name in options
     }
-    return estimate_size(size, changes, overrides=overrides, predict=predict_peak, **options)
+    return estimate_size(size, changes, overrides=overrides, predict=predicted_peak, **options)
 
 
 def write_config(folder: Path, **changes: Any) -> Path:
@@ -43,7 +43,10 @@ def write_config(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("size", size_names())
+PLAIN = [name for name in size_names() if load_profile(name).architecture.model_type in PLAIN_FAMILIES]
+
+
+@pytest.mark.parametrize("size", [*PLAIN, "qwen3-0.6b", "phi4-mini", "qwen3-30b-a3b"])
 def test_every_size_has_an_estimate_of_its_recommended_config(size: str) -> None:
     result, profile = predicted(size), load_profile(size)
     assert (result.model, result.defaults_of, result.devices) == (size, size, 1)

@@ -1,6 +1,7 @@
 """Every size's profile: it resolves, its numbers agree, and its hardware can hold its space."""
 
 import json
+import os
 import re
 from importlib import resources
 from pathlib import Path
@@ -68,7 +69,9 @@ def test_sizes_are_listed_smallest_first() -> None:
 @pytest.mark.parametrize("size", FIRST_SIZES)
 def test_the_first_sizes_resolve_to_what_they_did_before_there_were_rules(size: str) -> None:
     """`first_sizes.json` holds the configurations as of `33714ad`, whose files said every number themselves."""
-    assert json.loads(json.dumps(resolve_config(size).to_yaml_dict())) == FIRST_SIZES[size]
+    found = json.loads(json.dumps(resolve_config(size).to_yaml_dict()))
+    assert found["execution"].pop("quantize_type") == "nf4"  # there was no other
+    assert found == FIRST_SIZES[size]
 
 
 @pytest.mark.parametrize("size", ["llama4-1t", "", "..", "../config", "llama3-8b.yaml", "llama3 8b", "/etc"])
@@ -252,12 +255,18 @@ def needed_gib(size: str, kind: Kind) -> float:
     return required_bytes(memory.peak_bytes) / GIB
 
 
-def _traced_ones_are_slow(size: str) -> object:
+TRACED = ("qwen3-0.6b", "phi4-mini", "qwen3-30b-a3b")  # one of each kind, the smallest
+
+
+def _few_are_traced(size: str) -> object:
+    """Tracing all sizes takes eight minutes of a core: LORAFRONT_ALL_SIZES=1 asks for them (all passed on 2026-11-28)."""
     is_plain = load_profile(size).architecture.model_type in PLAIN_FAMILIES
-    return size if is_plain else pytest.param(size, marks=pytest.mark.slow)
+    leave_out = not (is_plain or size in TRACED or os.environ.get("LORAFRONT_ALL_SIZES"))
+    skip = pytest.mark.skipif(leave_out, reason="traced for minutes: set LORAFRONT_ALL_SIZES=1")
+    return pytest.param(size, marks=() if is_plain else (pytest.mark.slow, skip))
 
 
-every_gpu_size = pytest.mark.parametrize("size", [_traced_ones_are_slow(size) for size in GPU_SIZES])
+every_gpu_size = pytest.mark.parametrize("size", [_few_are_traced(size) for size in GPU_SIZES])
 
 
 @every_gpu_size
