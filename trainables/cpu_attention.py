@@ -2,8 +2,9 @@
 
 PyTorch 2.5's flash kernel for CPUs goes backward through small fp32 blocks and leaves a CPU's bf16 units idle: at
 4 x 128 tokens and 9 heads it needs 15.1 ms there and back where this needs 7.1 (one core with AVX512-BF16). For
-backward it keeps query, key, value and output, as that kernel does; only the fp32 log-sum-exp per head and token is
-not kept, so the same formula predicts its memory. On CUDA, and for long sequences, PyTorch's kernel stays.
+backward it keeps query, key, value and output, as that kernel does, but key and value repeated for grouped queries, which
+transformers 5 no longer does for PyTorch's kernel, and not the fp32 log-sum-exp per head and token. On CUDA, and for long
+sequences, PyTorch's kernel stays.
 """
 
 from typing import Any

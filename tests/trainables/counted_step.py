@@ -62,11 +62,13 @@ class CountedStep:
         dropout: float = 0.0,
         accumulation: int = 1,
         wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
+        short_attention: bool = True,
     ) -> None:
         from peft import LoraConfig, get_peft_model
         from transformers import LlamaConfig, LlamaForCausalLM
 
-        use_short_attention()
+        if short_attention:
+            use_short_attention()
         torch.manual_seed(0)
         model: Any = LlamaForCausalLM(LlamaConfig(**shape, use_cache=False, max_position_embeddings=2048))
         model.lm_head.register_forward_pre_hook(self._select_positions)

@@ -21,7 +21,14 @@ from trainables.settings import Architecture, ExecutionSettings, TrialConfig, Tr
 PHI3_PATHS = ("mlp.down_proj", "mlp.gate_up_proj", "self_attn.o_proj", "self_attn.qkv_proj")
 ATTENTION = ("k_proj", "o_proj", "q_proj", "v_proj")
 EXPERTS = ("experts.down_proj", "experts.gate_up_proj")
-SHARED = ("shared_expert.down_proj", "shared_expert.gate_proj", "shared_expert.up_proj")
+
+
+def weights(
+    *parents: str, leaves: tuple[str, ...] = ("down_proj", "gate_proj", "up_proj")
+) -> tuple[str, ...]:
+    """Modules beside fused experts, which are adapted as the parameters that their weights are."""
+    return tuple(sorted(f"{parent}.{leaf}.weight" for parent in parents for leaf in leaves))
+
 
 # What `attention`, `mlp` and `experts` mean in each family; None for a set that it cannot have.
 MEANING: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None, tuple[str, ...] | None]] = {
@@ -35,30 +42,25 @@ MEANING: dict[str, tuple[tuple[str, ...] | None, tuple[str, ...] | None, tuple[s
     "phi3": (("o_proj", "qkv_proj"), ("down_proj", "gate_up_proj"), None),
     "glm4": (ATTENTION, ("down_proj", "gate_up_proj"), None),
     **dict.fromkeys(
-        ("mixtral", "qwen3_moe", "gpt_oss", "granitemoe", "olmoe", "qwen3_next", "ernie4_5_moe"),
+        ("mixtral", "qwen3_moe", "gpt_oss", "granitemoe", "olmoe"),
         (ATTENTION, None, EXPERTS),
     ),
+    **dict.fromkeys(("qwen3_next", "qwen2_moe", "qwen3_5_moe_text"), (ATTENTION, weights("shared_expert"), EXPERTS)),
+    "ernie4_5_moe": (ATTENTION, weights("mlp", "shared_experts"), EXPERTS),
     "lfm2": (("k_proj", "q_proj", "self_attn.out_proj", "v_proj"), ("w1", "w2", "w3"), None),
     "gpt2": (("attn.c_proj", "c_attn"), ("c_fc", "mlp.c_proj"), None),
     "gpt_neox": (("dense", "query_key_value"), ("dense_4h_to_h", "dense_h_to_4h"), None),
     "starcoder2": (ATTENTION, ("c_fc", "c_proj"), None),
-    "deepseek_v3": (("kv_a_proj_with_mqa", "kv_b_proj", "o_proj", "q_a_proj", "q_b_proj"), None, EXPERTS),
-    **dict.fromkeys(
-        ("qwen2_moe", "qwen3_5_moe_text"),
-        (ATTENTION, ("gate_proj", "shared_expert.down_proj", "up_proj"), EXPERTS),
-    ),
-    "jamba": (ATTENTION, ("feed_forward.down_proj", "gate_proj", "up_proj"), EXPERTS),
+    "deepseek_v3": (("kv_a_proj_with_mqa", "kv_b_proj", "o_proj", "q_a_proj", "q_b_proj"),
+                    weights("mlp", "shared_experts"), EXPERTS),
+    "jamba": (ATTENTION, weights("feed_forward"), EXPERTS),
     "nemotron_h": (
         ATTENTION,
-        ("mixer.down_proj", "mixer.up_proj", "shared_experts.down_proj", "shared_experts.up_proj"),
+        weights("mixer", "shared_experts", leaves=("down_proj", "up_proj")),
         ("experts.down_proj", "experts.up_proj"),
     ),
     "minimax": (("k_proj", "o_proj", "out_proj", "q_proj", "qkv_proj", "v_proj"), None, EXPERTS),
-    "llama4_text": (
-        ATTENTION,
-        tuple(sorted((*SHARED, *(name.replace("shared_expert", "feed_forward") for name in SHARED)))),
-        EXPERTS,
-    ),
+    "llama4_text": (ATTENTION, weights("feed_forward", "shared_expert"), EXPERTS),
 }  # fmt: skip
 
 
@@ -84,7 +86,7 @@ def full_names(model: Any, paths: list[str], modules: tuple[str, ...]) -> set[st
     places = {id(module): name for name, module in model.named_modules()}
     named = dict(zip(paths, names_of(paths), strict=True))
     return {
-        f"{places[id(layer)]}.{path}"
+        f"{places[id(layer)]}.{path}{'.weight' if named[path].endswith('.weight') else ''}"
         for layer in decoder_layers(model)
         for path, *_ in linear_weights_of(layer)
         if named.get(path) in modules

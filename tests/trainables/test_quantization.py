@@ -22,7 +22,7 @@ from tests.trainables.test_trace import CHECKPOINTING, Case
 from trainables.cpu_attention import use_short_attention
 from trainables.data import PreparedData
 from trainables.memory_model import predict_peak
-from trainables.modules import LLAMA_MODULES
+from trainables.modules import resolve_targets
 from trainables.quantization import quantize_base, statistics, unquantized_experts
 from trainables.settings import TrialSpec
 from trainables.worker import Worker
@@ -99,7 +99,7 @@ def test_a_quantised_base_is_kept_and_trials_do_not_change_each_other(
     assert worker._base is base
     quantised = [module for module in base.modules() if type(module) is MODULES[precision]]
     assert {module.weight.dtype for module in quantised} <= {torch.uint8, torch.int8}
-    assert len(quantised) == len(LLAMA_MODULES) * 2
+    assert len(quantised) == len(resolve_targets("all-linear")) * 2
     assert type(base.lm_head) is torch.nn.Linear
     assert losses(worker, spec(folder)) != first
     assert losses(worker, trial) == first
