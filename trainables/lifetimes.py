@@ -138,7 +138,7 @@ def second_size(first: StepSize, longest: int | None, vary_tokens: bool, vary_ra
             positions=first.positions + first.positions // 2 + 1 + more,
             rank=2 * first.rank + 1 if vary_rank else first.rank,
         )
-        if _are_told_apart(first, second):
+        if _are_told_apart(first, second) and (second.tokens != first.tokens or not vary_tokens):
             return second
     raise MisalignedError(f"no second size for {first}")
 

@@ -177,7 +177,7 @@ def _bounds(request: _Request) -> list[int]:
     windows = (request.arch.config.get(name) for name in ("sliding_window", "attention_chunk_size"))
     bounds = [
         window - 1 for window in windows if isinstance(window, int)
-    ]  # a mask is made from the window on
+    ]  # from the window on a mask is made
     return sorted({*bounds, *([LONGEST_SHORT_ATTENTION] if request.device == "cpu" else [])})
 
 

@@ -16,10 +16,12 @@ from trainables.base_models import read_architecture
 from trainables.chat import TokenizedExample
 from trainables.cpu_attention import use_short_attention
 from trainables.data import PreparedData, prepare_data
+from trainables.lifetimes import StepSize, second_size
 from trainables.model_shape import shape_of
 from trainables.modules import are_parameters, sets_of
 from trainables.parameter_counts import trainable_parameters
 from trainables.settings import Architecture, DataSettings, ExecutionSettings, TrialConfig, TrialSpec
+from trainables.timeline import MisalignedError
 from trainables.trace import trace_peak
 from trainables.training import Training, base_dtype
 from trainables.worker import Worker
@@ -191,3 +193,22 @@ def test_what_a_gpu_needs_is_worked_out_exactly_too(family: str, plugin: str) ->
     assert all(trace._is_arithmetic.values())
     forget()
     assert predicted(16, 5) == worked_out
+
+
+def test_the_second_size_is_told_apart_from_the_first_in_everything_that_varies() -> None:
+    for first in (
+        StepSize(2, 16, 4, 4),
+        StepSize(1, 64, 40, 8),
+        StepSize(3, 2, 1, 1),
+        StepSize(8, 2048, 16384, 128),
+    ):
+        for longest in (None, first.tokens, 256 if first.tokens < 256 else None):
+            try:
+                second = second_size(first, longest, vary_tokens=True, vary_rank=True)
+            except MisalignedError:
+                assert first.tokens == longest == 2  # there is no shorter one
+                continue
+            assert second.tokens != first.tokens
+            assert second.rank != first.rank
+            assert (second.examples == first.examples) == (first.examples == 1)
+            assert longest is None or second.tokens <= longest
