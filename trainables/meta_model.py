@@ -1,6 +1,5 @@
 """A model of any family without its weights: built by transformers itself from a configuration, in a second."""
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,8 +9,6 @@ from search.errors import InputError
 from trainables.settings import PLAIN_FAMILIES, Architecture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
@@ -81,12 +78,13 @@ def empty_model(arch: Architecture, layers: int, dtype: torch.dtype) -> "PreTrai
         InputError: as `model_config`, or the family has no causal language model.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
 
     config = model_config(arch, layers)
     config.use_cache = False
     config.pad_token_id = None
     try:
-        with _no_initial_values():
+        with no_init_weights():
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     except Exception as error:  # a family says in its own way what it cannot be built from
         reason = " ".join(str(error).split())[:200]
@@ -95,14 +93,6 @@ def empty_model(arch: Architecture, layers: int, dtype: torch.dtype) -> "PreTrai
         ) from error
     model.tie_weights()
     return model.eval()  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _no_initial_values() -> "Iterator[None]":
-    from transformers.initialization import no_init_weights
-
-    with no_init_weights():
-        yield
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
